@@ -1,0 +1,1 @@
+"""Value types and pure functions that every room shares; imports nothing of Vigil but ``vigil.errors``."""

@@ -1,0 +1,216 @@
+"""Deterministic CBOR (RFC 8949 section 4.2.1): one value, one encoding, and no other is read.
+
+Allowed are integers from -2^63 to 2^64-1, byte strings, text in valid UTF-8, booleans, null, arrays, and
+maps whose keys are integers or text. Refused are floats, tags, undefined and other simple values, indefinite
+lengths, integers and lengths that are not in their shortest form, maps whose keys are not in bytewise order
+of their encodings (which includes duplicates), trailing bytes, and whatever exceeds the bounds.
+
+The encoder is cbor2's. The decoder is ours: cbor2 reads tags into objects (dates, regular expressions, shared
+references) before anyone can object, keeps the last of duplicate keys and ignores trailing bytes. One pass
+that checks while it reads is both the stricter and the faster way; the tests hold the two against each other.
+Work and memory of a decode are proportional to the length of the input, whatever lengths it declares.
+"""
+
+from struct import Struct, error
+from typing import Any, Final
+
+import cbor2
+
+from vigil.errors import Reason, Refused, refused
+
+MAX_BYTES: Final = 65_536
+"""Statements are small; artifacts travel by digest."""
+MAX_DEPTH: Final = 16
+MIN_INT: Final = -(2**63)
+MAX_INT: Final = 2**64 - 1
+
+_UINT16 = Struct(">H").unpack_from
+_UINT32 = Struct(">I").unpack_from
+_UINT64 = Struct(">Q").unpack_from
+
+
+def encode(value: Any, *, max_depth: int = MAX_DEPTH) -> bytes:
+    """Encode ``value`` deterministically; tuples become arrays, enum members their values.
+
+    Raises Refused STATEMENT_MALFORMED for anything that :func:`decode` would not read.
+    """
+    try:
+        return cbor2.dumps(_ordered(value, max_depth))
+    except UnicodeEncodeError:
+        raise _malformed("text is not valid Unicode") from None
+
+
+def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
+    """Decode one deterministically encoded item that fills ``data``.
+
+    Raises Refused STATEMENT_MALFORMED for every other input.
+    """
+    if len(data) > max_bytes:
+        raise _malformed(f"it is longer than {max_bytes} bytes")
+    try:
+        value, end = _item(data, 0, max_depth)
+    except (IndexError, error):
+        raise _malformed("it ends in the middle of an item") from None
+    except UnicodeDecodeError:
+        raise _malformed("text is not valid UTF-8") from None
+    if end != len(data):
+        raise _malformed("it ends in the middle of an item" if end > len(data) else "bytes follow the item")
+    return value
+
+
+def byte_string(data: bytes) -> bytes:
+    """Encode ``data`` as a byte string (major type 2): its head, then the bytes."""
+    size = len(data)
+    if size < 24:
+        return bytes((0x40 | size,)) + data
+    if size < 0x100:
+        return bytes((0x58, size)) + data
+    if size < 0x1_0000:
+        return b"\x59" + size.to_bytes(2, "big") + data
+    return b"\x5a" + size.to_bytes(4, "big") + data
+
+
+def _malformed(what: str) -> Refused:
+    return refused(
+        Reason.STATEMENT_MALFORMED,
+        f"The data is not deterministic CBOR as RFC 8949 section 4.2.1 describes it: {what}.",
+        lifted_by="Encode it again, deterministically and within the bounds.",
+        who="sender",
+    )
+
+
+def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: C901, PLR0912 - one dispatch, hot
+    """Read the item at ``at``; answer it and where it ends.
+
+    A string that runs past the input is cut here and noticed by whoever looks at its end: the position only
+    ever grows, so the next read fails, or the comparison in :func:`decode` does.
+    """
+    first = data[at]
+    if first < 24:
+        return first, at + 1
+    if first == 0x58 and data[at + 1] >= 24:
+        end = at + 2 + data[at + 1]
+        return data[at + 2 : end], end
+    size = first & 31
+    if size < 24:
+        at += 1
+    else:
+        size, at = _argument(data, at, size)
+    if first < 0x60:
+        if first >= 0x40:
+            return data[at : at + size], at + size
+        if first < 0x20:
+            return size, at
+        if size >= -MIN_INT:
+            raise _malformed("an integer is below -2^63")
+        return -1 - size, at
+    if first < 0x80:
+        return str(data[at : at + size], "utf-8"), at + size
+    if first < 0xC0:
+        # Bounded depth, and no more items than bytes are left to hold them.
+        if depth <= 0:
+            raise _malformed("it is nested too deeply")
+        if first < 0xA0:
+            return _array(data, at, size, depth - 1)
+        return _map(data, at, size, depth - 1)
+    if first == 0xF6:
+        return None, at
+    if first == 0xF5:
+        return True, at
+    if first == 0xF4:
+        return False, at
+    raise _malformed("it holds a tag" if first < 0xE0 else "it holds a float or an unassigned simple value")
+
+
+def _argument(data: bytes, at: int, size: int) -> tuple[int, int]:
+    """Read the argument that follows an initial byte; it must be in its shortest form."""
+    if size == 24:
+        value, end, least = data[at + 1], at + 2, 24
+    elif size == 25:
+        value, end, least = _UINT16(data, at + 1)[0], at + 3, 0x100
+    elif size == 26:
+        value, end, least = _UINT32(data, at + 1)[0], at + 5, 0x1_0000
+    elif size == 27:
+        value, end, least = _UINT64(data, at + 1)[0], at + 9, 0x1_0000_0000
+    else:
+        raise _malformed("a length is indefinite or reserved")
+    if value < least:
+        raise _malformed("an integer, a length or a simple value is not in its shortest form")
+    return value, end
+
+
+def _array(data: bytes, at: int, size: int, depth: int) -> tuple[list[Any], int]:
+    if size > len(data) - at:
+        raise _malformed("an array is longer than the input")
+    items = []
+    for _ in range(size):
+        item, at = _item(data, at, depth)
+        items.append(item)
+    return items, at
+
+
+def _map(data: bytes, at: int, size: int, depth: int) -> tuple[dict[int | str, Any], int]:
+    if 2 * size > len(data) - at:
+        raise _malformed("a map is longer than the input")
+    members: dict[int | str, Any] = {}
+    previous = b""
+    for _ in range(size):
+        start = at
+        key = data[at]
+        if key < 24:
+            at += 1
+        elif key < 0x40 or 0x60 <= key < 0x80:
+            key, at = _item(data, at, 0)
+        else:
+            raise _malformed("a map's key is neither an integer nor text")
+        encoded = data[start:at]
+        if encoded <= previous:
+            raise _malformed("a map's keys are out of order or repeated")
+        previous = encoded
+        members[key], at = _item(data, at, depth)
+    return members, at
+
+
+def _ordered(value: Any, depth: int) -> Any:
+    """Answer what cbor2 shall encode: the value, with maps in order and only types that are allowed."""
+    kind = type(value)
+    if kind is bytes or kind is str or kind is bool or value is None:
+        return value
+    if kind is int:
+        if not MIN_INT <= value <= MAX_INT:
+            raise _malformed("an integer is outside -2^63 to 2^64-1")
+        return value
+    if kind is dict or kind is list or kind is tuple:
+        if depth <= 0:
+            raise _malformed("it is nested too deeply")
+        if kind is dict:
+            return _ordered_map(value, depth - 1)
+        return [_ordered(item, depth - 1) for item in value]
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return _ordered(int(value), depth)
+    raise _malformed(f"a {kind.__name__} has no place in it")
+
+
+def _ordered_map(value: dict[Any, Any], depth: int) -> dict[int | str, Any]:
+    keys = list(value)
+    if set(map(type, keys)) == {int}:
+        keys.sort()
+        if keys[0] < 0 or keys[-1] > MAX_INT:
+            keys.sort(key=_rank)
+    else:
+        keys.sort(key=_rank)
+    return {key if type(key) is int else _ordered(key, 0): _ordered(value[key], depth) for key in keys}
+
+
+def _rank(key: object) -> tuple[int, int, bytes]:
+    """Rank keys as their encodings compare: by major type, then by argument, then by content."""
+    if isinstance(key, str):
+        text = key.encode()
+        return 3, len(text), text
+    if type(key) is bool or not isinstance(key, int):
+        raise _malformed("a map's key is neither an integer nor text")
+    if not MIN_INT <= key <= MAX_INT:
+        raise _malformed("an integer is outside -2^63 to 2^64-1")
+    return (0, key, b"") if key >= 0 else (1, -1 - key, b"")
