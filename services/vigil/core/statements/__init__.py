@@ -1,0 +1,1 @@
+"""Signed statements: what they say (`bodies`), how a body is encoded (`schema`), how it is signed (`envelope`)."""
