@@ -1,0 +1,16 @@
+"""Databases: one durable writer with group commit, readers beside it, migrations on opening."""
+
+from vigil.storage.database import Database, Reader, View, open_database
+from vigil.storage.schema import assert_migrations_match
+from vigil.storage.writer import Writer, after_commit, at_commit
+
+__all__ = [
+    "Database",
+    "Reader",
+    "View",
+    "Writer",
+    "after_commit",
+    "assert_migrations_match",
+    "at_commit",
+    "open_database",
+]

@@ -1,0 +1,156 @@
+"""A database: one durable writer, many readers, brought to the schema that the code expects."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.exc import DBAPIError
+
+from vigil.storage.engine import BUSY_TIMEOUT_S, Engines, create_engines, database_url
+from vigil.storage.failures import is_storage_failure, storage_unavailable
+from vigil.storage.schema import migrations_folder, prepare_schema
+from vigil.storage.writer import Writer
+
+READERS = 4
+"""Reading threads of one database."""
+
+T = TypeVar("T")
+
+
+class View:
+    """One read transaction, read from in several steps: all of them see the same moment."""
+
+    def __init__(self, *, engine: Engine, pool: ThreadPoolExecutor) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._connection: Connection | None = None
+        self._closed = False
+        self._in_use = threading.Lock()
+
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        """Run in the view's transaction; raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE)."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, run)
+
+    def close(self) -> None:
+        """End the transaction; waits for a step that is still running."""
+        with self._in_use:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _read(self, run: Callable[[Connection], T]) -> T:
+        with self._in_use:
+            if self._closed:
+                raise RuntimeError("the view is closed")
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect()
+                    self._connection.begin()
+                return run(self._connection)
+            except DBAPIError as error:
+                if is_storage_failure(error):
+                    raise storage_unavailable(error) from error
+                raise
+
+
+class Reader:
+    """A pool of threads, each read in a transaction of its own on a read-only connection."""
+
+    def __init__(self, engine: Engine, *, threads: int) -> None:
+        self._engine = engine
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="vigil-reader")
+
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        """Run in a read transaction; raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE)."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_now, run)
+
+    def read_now(self, run: Callable[[Connection], T]) -> T:
+        """Read in the calling thread, for start-up."""
+        try:
+            with self._engine.begin() as connection:
+                return run(connection)
+        except DBAPIError as error:
+            if is_storage_failure(error):
+                raise storage_unavailable(error) from error
+            raise
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[View]:
+        """One read transaction for several steps; while it lasts, SQLite cannot shorten its log: be brief."""
+        view = View(engine=self._engine, pool=self._pool)
+        try:
+            yield view
+        finally:
+            # Not awaited: a cancelled step may still be running in its thread, and closing waits for it.
+            try:
+                self._pool.submit(view.close)
+            except RuntimeError:
+                view.close()
+
+    def close(self) -> None:
+        """Wait for running reads; those that wait in the queue are cancelled."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Database:
+    """Reads and writes of one service's own tables."""
+
+    def __init__(self, engines: Engines, *, readers: int = READERS) -> None:
+        self._engines = engines
+        self.writer = Writer(engines.writer)
+        self.reader = Reader(engines.reader, threads=readers)
+
+    async def write(self, run: Callable[[Connection], T]) -> T:
+        """Run ``run(connection)`` once; returns after its effects are durable. See ``Writer``."""
+        return await self.writer.write(run)
+
+    async def read(self, run: Callable[[Connection], T]) -> T:
+        """Run ``run(connection)`` in a read transaction, in a thread of the pool."""
+        return await self.reader.read(run)
+
+    def write_now(self, run: Callable[[Connection], T]) -> T:
+        """Write and block, for start-up."""
+        return self.writer.write_now(run)
+
+    def read_now(self, run: Callable[[Connection], T]) -> T:
+        """Read in the calling thread, for start-up."""
+        return self.reader.read_now(run)
+
+    def close(self) -> None:
+        """Finish queued writes and running reads, close every connection."""
+        self.writer.close()
+        self.reader.close()
+        self._engines.dispose()
+
+
+def open_database(
+    path_or_url: Path | str,
+    *,
+    metadata: MetaData,
+    migrations: Path | str,
+    readers: int = READERS,
+    busy_timeout: float = BUSY_TIMEOUT_S,
+) -> Database:
+    """Open a database at the newest revision in ``migrations`` (a folder, or the name of a package).
+
+    A new file gets its tables from ``metadata``; an older one is migrated. Raises
+    Refused(STORAGE_UNAVAILABLE) when a newer version wrote it, it is not Vigil's, or it cannot be opened.
+    """
+    engines = create_engines(database_url(path_or_url), readers=readers, busy_timeout=busy_timeout)
+    try:
+        prepare_schema(engines.schema, metadata=metadata, folder=migrations_folder(migrations))
+    except DBAPIError as error:
+        engines.dispose()
+        if is_storage_failure(error):
+            raise storage_unavailable(error) from error
+        raise
+    except BaseException:
+        engines.dispose()
+        raise
+    return Database(engines, readers=readers)
