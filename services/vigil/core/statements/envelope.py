@@ -176,7 +176,7 @@ def _read(data: bytes, sign1: cose.Sign1, kind: StatementKind, body: type[B]) ->
     if not claims.keys() <= _CLAIMS or not {_ISS, _SUB, _IAT, _CTI} <= claims.keys():
         raise malformed("the CWT claims must be iss, sub, iat, cti and at most vigil.series")
     issuer, subject, issued_at, cti = claims[_ISS], claims[_SUB], claims[_IAT], claims[_CTI]
-    if type(issuer) is not str or type(subject) is not str or max(len(issuer), len(subject)) > 256:  # noqa: PLR2004
+    if type(issuer) is not str or type(subject) is not str or max(len(issuer), len(subject)) > 256:
         raise malformed("iss and sub must be short texts")
     if type(issued_at) is not int or not 0 <= issued_at < 2**43:
         raise malformed("iat must be whole seconds since the epoch")

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -87,7 +87,8 @@ def encode_body(body: Any) -> bytes:
 def to_map(body: Any) -> dict[int | str, object]:
     """Turn a body into the map that is encoded."""
     out: dict[int | str, object] = {}
-    for label, name, encoder, _, _ in _plan(type(body)):
+    cls = typing.cast("Hashable", type(body))
+    for label, name, encoder, _, _ in _plan(cls):
         value = getattr(body, name)
         if value is not None:
             out[label] = encoder(value)
@@ -105,7 +106,8 @@ def from_map(cls: type[B], value: object, where: str) -> B:
         raise malformed(f"{where} must be a map", field=where)
     fields: dict[str, Any] = {}
     seen = 0
-    for label, name, _, decoder, required in _plan(cls):
+    plan = _plan(typing.cast("Hashable", cls))
+    for label, name, _, decoder, required in plan:
         if label in value:
             seen += 1
             fields[name] = decoder(value[label], f"{where}.{name}")
@@ -117,7 +119,7 @@ def from_map(cls: type[B], value: object, where: str) -> B:
 
 
 @functools.cache
-def _plan(cls: type) -> tuple[tuple[int | str, str, _Encoder, _Decoder, bool], ...]:
+def _plan(cls: Any) -> tuple[tuple[int | str, str, _Encoder, _Decoder, bool], ...]:
     hints = typing.get_type_hints(cls, include_extras=True)
     plan = []
     for field in dataclasses.fields(cls):
@@ -180,7 +182,7 @@ def _decoder(hint: Any) -> _Decoder:
     if isinstance(base, type) and issubclass(base, StrEnum):
         return _enum_decoder(base)
     if dataclasses.is_dataclass(base):
-        return functools.partial(from_map, base)
+        return functools.partial(from_map, typing.cast("type", base))
     raise TypeError(f"no CBOR form for {hint!r}")
 
 
