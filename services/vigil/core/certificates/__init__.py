@@ -1,4 +1,4 @@
-"""Certificates: what they grant (`grant`), whom to trust (`bundle`), who this is (`chain`), their files (`files`)."""
+"""Certificates: what they say (`grant`), whom to trust (`bundle`), whose they are (`chain`), `files`."""
 
 from vigil.core.certificates.bundle import TrustBundle, milliseconds, trust_domain_of
 from vigil.core.certificates.chain import ChainVerifier, Identity

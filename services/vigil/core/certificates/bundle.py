@@ -1,6 +1,6 @@
 """The trust bundle: what a process must hold to judge any chain of this trust domain, with no network."""
 
-import datetime
+import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ _MEMBERS = {"version", "trust_domain", "operator", "root", "intermediates", "sig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
-    """The roots, the intermediates by kind and the known signers. Raises CERTIFICATE_INVALID when inconsistent.
+    """The roots, the intermediates by kind and the known signers. Raises CERTIFICATE_INVALID.
 
     ``operator`` is the organization that runs the trust domain. ``manufacturers`` maps an organization to the
     separate root that vouches for its vouchers, profiles, releases and downgrade authorisations.
@@ -62,15 +62,15 @@ class TrustBundle:
         return self.root.public_bytes(Encoding.PEM)
 
     def with_manufacturer(self, organization: str, root: x509.Certificate) -> "TrustBundle":
-        """The same bundle, trusting a manufacturer's root too."""
+        """Make the same bundle, trusting a manufacturer's root too."""
         return replace(self, manufacturers={**self.manufacturers, organization: root})
 
     def with_signers(self, *signers: x509.Certificate) -> "TrustBundle":
-        """The same bundle, knowing these signers too."""
+        """Make the same bundle, knowing these signers too."""
         return replace(self, signers=(*self.signers, *signers))
 
     def to_json(self) -> str:
-        """The bundle as the text of a ``trust.json``."""
+        """Write the bundle as the text of a ``trust.json``."""
         value = {
             "version": _VERSION,
             "trust_domain": self.trust_domain,
@@ -115,7 +115,7 @@ class TrustBundle:
 
 
 def trust_domain_of(root: x509.Certificate) -> str:
-    """The trust domain that a root names in its one URI, ``spiffe://<trust domain>`` (X509-SVID 3.2)."""
+    """Read the trust domain that a root names in its one URI, ``spiffe://<trust domain>`` (X509-SVID 3.2)."""
     try:
         names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError) as error:
@@ -126,10 +126,10 @@ def trust_domain_of(root: x509.Certificate) -> str:
     return uris[0].removeprefix("spiffe://")
 
 
-def milliseconds(instant: datetime.datetime) -> int:
-    """An aware datetime as ms since the epoch, exactly."""
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    return (instant - epoch) // datetime.timedelta(milliseconds=1)
+def milliseconds(instant: dt.datetime) -> int:
+    """Convert an aware datetime to ms since the epoch, exactly."""
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    return (instant - epoch) // dt.timedelta(milliseconds=1)
 
 
 def _check_root(root: x509.Certificate) -> None:

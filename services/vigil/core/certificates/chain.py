@@ -13,7 +13,7 @@ What is established, in this order:
 Not checked here: revocation (the caller's, at every call) and whether the role suffices (the caller's).
 """
 
-import datetime
+import datetime as dt
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,20 @@ _ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 _CRITICAL_OF_A_SIGNER = frozenset(
     {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
 )
-_TLS_USAGES = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH})
+_STATEMENTS_ONLY = frozenset({STATEMENT_SIGNING_OID})
+_CLIENT = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH})
+_CLIENT_AND_SERVER = _CLIENT | {ExtendedKeyUsageOID.SERVER_AUTH}
+_TLS_USAGES = {
+    Kind.SERVICE: _CLIENT_AND_SERVER,
+    Kind.GATEWAY: _CLIENT_AND_SERVER,
+    Kind.PERSON: _CLIENT,
+    Kind.DEVICE: _CLIENT,
+}
+_CA_POLICY = verification.ExtensionPolicy.webpki_defaults_ca()
+_STATEMENTS_POLICY = verification.ExtensionPolicy.webpki_defaults_ee().require_present(
+    x509.ExtendedKeyUsage, verification.Criticality.CRITICAL, None
+)
+"""The web's rules for an end entity, but for clientAuth, which the key of a device's statements lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +118,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """A validated path: the identity, and the instants (ms) between which every certificate of it is valid."""
+    """A validated path: the identity, and the instants (ms) between which all of it is valid."""
 
     identity: Identity
     valid_from: int
@@ -166,7 +179,7 @@ class ChainVerifier:
         return self._path(chain_der).identity
 
     def by_thumbprint(self, thumbprint: bytes) -> Identity | None:
-        """The identity of a certificate that was verified or remembered before; judge its validity yourself."""
+        """Find a certificate that was verified or remembered before; judge its validity yourself."""
         path = self._pinned.get(thumbprint) or self._paths.get(thumbprint)
         return path.identity if path else None
 
@@ -209,11 +222,13 @@ class ChainVerifier:
 
     def _tls_path(self, leaf: x509.Certificate, grant: Grant) -> _Path:
         _check_names(leaf, grant, self._bundle.trust_domain)
-        _check_tls_usage(leaf)
+        _check_usage(leaf, _STATEMENTS_ONLY if grant.statements else _TLS_USAGES[grant.kind])
         for intermediate in self._bundle.intermediates.get(grant.kind, ()):
             path = (leaf, intermediate, self._bundle.root)
             # Any instant at which all three are valid will do: validity at `at` is checked on every call.
             builder = verification.PolicyBuilder().store(self._store).max_chain_depth(1)
+            if grant.statements:
+                builder = builder.extension_policies(ca_policy=_CA_POLICY, ee_policy=_STATEMENTS_POLICY)
             verifier = builder.time(max(one.not_valid_before_utc for one in path)).build_client_verifier()
             try:
                 verifier.verify(leaf, [intermediate])
@@ -240,11 +255,7 @@ class ChainVerifier:
         # 6.1.5 (f): a critical extension that is not understood refuses the path.
         if any(one.critical and one.oid not in _CRITICAL_OF_A_SIGNER for one in leaf.extensions):
             raise _invalid("it has a critical extension that is not understood")
-        _check_end_entity(leaf)
-        # 4.2.1.12: made for statements and for nothing else, TLS least of all.
-        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        if list(usages) != [STATEMENT_SIGNING_OID]:
-            raise _invalid("a signer's certificate is for statements alone")
+        _check_usage(leaf, _STATEMENTS_ONLY)
         return self._made((leaf, root), grant)
 
     def _made(self, path: tuple[x509.Certificate, ...], grant: Grant) -> _Path:
@@ -272,13 +283,13 @@ def _made(path: tuple[x509.Certificate, ...], grant: Grant, bundle: TrustBundle)
         authenticated=grant.authenticated,
         public_key=key,
         spiffe_id=spiffe_id(trust_domain_of(path[-1]), grant.kind, grant.subject_id),
-        operator=grant.organization == EVERY or grant.organization == bundle.operator,
+        operator=grant.organization in {EVERY, bundle.operator},
     )
     return _Path(identity, valid_from, valid_to)
 
 
 def _path_of_root(bundle: TrustBundle) -> _Path:
-    """The offline root as the signer of its own statements, and of nothing else."""
+    """Describe the offline root as the signer of its own statements, and of nothing else."""
     root = bundle.root
     key = _public_key(root)
     not_after = milliseconds(root.not_valid_after_utc)
@@ -318,7 +329,7 @@ def _check_one_encoding(leaf: x509.Certificate, der: bytes) -> None:
 
 
 def _der_length(length: int) -> bytes:
-    """X.690 8.1.3 with 10.1: the shortest form. Certificates are longer than 127 and shorter than 65,536 bytes."""
+    """X.690 8.1.3 with 10.1: the shortest form."""
     octets = length.to_bytes((length.bit_length() + 7) // 8 or 1, "big")
     return octets if length < 0x80 else bytes([0x80 | len(octets)]) + octets
 
@@ -345,15 +356,11 @@ def _check_names(leaf: x509.Certificate, grant: Grant, trust_domain: str) -> Non
         raise _invalid("its DNS name is not that of its grant")
 
 
-def _check_tls_usage(leaf: x509.Certificate) -> None:
-    _check_end_entity(leaf)
-    usages = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    if ExtendedKeyUsageOID.CLIENT_AUTH not in usages or not usages <= _TLS_USAGES:
-        raise _invalid("it is not made for TLS alone")
-
-
-def _check_end_entity(leaf: x509.Certificate) -> None:
-    """RFC 5280 4.2.1.9 and 4.2.1.3: no authority, and a key that signs and does nothing else."""
+def _check_usage(leaf: x509.Certificate, extended: frozenset[x509.ObjectIdentifier]) -> None:
+    """RFC 5280 4.2.1.9, 4.2.1.3 and 4.2.1.12: no authority, a key that signs, for TLS or for statements."""
+    usages = list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    if len(usages) != len(extended) or set(usages) != extended:
+        raise _invalid("it is made for another use than its grant says")
     basic = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
     usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
     if basic.ca or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
@@ -370,7 +377,7 @@ def _public_key(certificate: x509.Certificate) -> PublicKey:
 
 
 def _expired(identity: Identity, what: str) -> Refused:
-    until = datetime.datetime.fromtimestamp(identity.operational_until / 1000, datetime.UTC)
+    until = dt.datetime.fromtimestamp(identity.operational_until / 1000, dt.UTC)
     return refused(
         Reason.CERTIFICATE_EXPIRED,
         f"The certificate of {identity.kind} {identity.id} {what}.",

@@ -1,13 +1,14 @@
 """Certificate files: signing requests, and a key with its chain replaced as one.
 
-Two files cannot be renamed at once. ``store_pair`` therefore lays the new chain beside the old one first, then
-replaces the key, then the chain; ``load_pair`` finishes what a crash between the two left, and never hands out
-a key that is not the chain's.
+Two files cannot be renamed at once. ``store_pair`` therefore lays the new chain beside the old one first,
+then replaces the key, then the chain; ``load_pair`` reads either side of a crash between the two, and never
+hands out a key that is not the chain's.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,14 +31,14 @@ MAX_REQUEST_BYTES = 8192
 
 
 def make_request(private_key: PrivateKey) -> bytes:
-    """Make a PKCS #10 request (RFC 2986, PEM): it proves possession; its names say nothing, the grant decides."""
+    """Make a PKCS #10 request (RFC 2986, PEM): it proves possession; the names come from a grant."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     algorithm = hashes.SHA256() if isinstance(private_key, ec.EllipticCurvePrivateKey) else None
     return builder.sign(private_key, algorithm).public_bytes(Encoding.PEM)
 
 
 def read_request(request_pem: bytes) -> PublicKey:
-    """The key of a request whose maker proved to hold it. Raises FIELD_INVALID, POSSESSION_NOT_PROVED."""
+    """Read the key of a request whose maker proved it. Raises FIELD_INVALID, POSSESSION_NOT_PROVED."""
     if len(request_pem) > MAX_REQUEST_BYTES:
         raise refused(Reason.FIELD_INVALID, "The certificate request is too large.", field="csr")
     try:
@@ -53,12 +54,11 @@ def read_request(request_pem: bytes) -> PublicKey:
             "The certificate request was not signed with the key in it.",
             field="csr",
         )
-    assert isinstance(key, PublicKey)  # noqa: S101 - algorithm_of refuses every other key
-    return key
+    return cast(PublicKey, key)  # algorithm_of refuses every other key
 
 
 def read_chain(chain_pem: bytes) -> tuple[bytes, ...]:
-    """The certificates of a PEM text as DER, in their order. Raises CERTIFICATE_INVALID."""
+    """Read the certificates of a PEM text as DER, in their order. Raises CERTIFICATE_INVALID."""
     try:
         return tuple(one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(chain_pem))
     except ValueError as error:
@@ -94,9 +94,12 @@ def store_pair(certificate: Path, key: Path, *, chain_pem: bytes, private_key: P
     sync_directory(certificate.parent)
 
 
-def load_pair(certificate: Path, key: Path) -> Pair:
-    """Read a chain and its key. Raises CERTIFICATE_INVALID when they do not belong together, OSError."""
-    private_key = load_private_key(key)
+def load_pair(certificate: Path, key: Path, passphrase: bytes | None = None) -> Pair:
+    """Read a chain and its key.
+
+    Raises CERTIFICATE_INVALID when they do not belong together, FIELD_INVALID for an unreadable key, OSError.
+    """
+    private_key = load_private_key(key, passphrase)
     for path in (certificate, _next(certificate)):
         if path is not certificate and not path.exists():
             continue

@@ -1,7 +1,7 @@
 """What a certificate says about its holder: the names, and the grant in a private extension.
 
-The grant is deterministic CBOR (RFC 8949 4.2.1) of a map, in a non-critical extension (``cryptography`` refuses
-chains with unknown critical ones), every label present::
+The grant is deterministic CBOR (RFC 8949 4.2.1) of a map, in a non-critical extension (``cryptography``
+refuses chains with unknown critical ones), every label present::
 
     {1: kind, 2: subject id, 3: organization, 4: [sites], 5: [roles], 6: [statements], 7: authenticated,
      8: operational until (ms)}
@@ -42,7 +42,7 @@ STATEMENT_SIGNING_OID = x509.ObjectIdentifier("2.25.8371184400370875743764283108
 serverAuth, refuses it. UUID 3efa5090-9da3-4e83-9a4b-9367c331a899."""
 
 EVERY = "*"
-"""As a site: every site of the organization. As an organization: every organization (services, the operator)."""
+"""As a site: every one of the organization. As an organization: every one (services, the operator)."""
 
 MANUFACTURER_STATEMENTS = frozenset({"voucher", "profile", "release", "downgrade"})
 """Statements that a manufacturer's root vouches for, and no other root does."""
@@ -72,6 +72,13 @@ TRUST_DOMAIN = re.compile(
 )
 """A DNS name that leaves room for ``<id>.gateway.`` within 253 bytes (RFC 1035 2.3.4)."""
 
+_ID_OF = {
+    Kind.SERVICE: DNS_LABEL,
+    Kind.GATEWAY: DNS_LABEL,
+    Kind.PERSON: PERSON_ID,
+    Kind.DEVICE: DEVICE_ID,
+    Kind.SIGNER: SLUG,
+}
 _AUTHENTICATED = re.compile(r"[a-z0-9-]{0,63}")
 _MAX_MILLISECONDS = 253_402_300_799_000
 """9999-12-31T23:59:59Z, the last instant that X.509 can name (RFC 5280 4.1.2.5)."""
@@ -103,7 +110,7 @@ class Grant:
 
 
 def _problem(grant: Grant) -> str:
-    """The first thing that is wrong with a grant, or an empty string."""
+    """Name the first thing that is wrong with a grant, or an empty string."""
     for values, limit, name in (
         (grant.sites, MAX_SITES, "sites"),
         (grant.roles, MAX_ROLES, "roles"),
@@ -131,34 +138,24 @@ def _problem_of_kind(grant: Grant) -> str:
         return "only signers and devices are granted statements"
     if grant.kind in {Kind.GATEWAY, Kind.DEVICE} and grant.organization == EVERY:
         return f"a {grant.kind} belongs to one organization"
+    if not _ID_OF[grant.kind].fullmatch(grant.subject_id):
+        return f"its id is not that of a {grant.kind}"
     match grant.kind:
-        case Kind.SERVICE:
-            # The names of the other kinds' DNS subtrees are no roles: <role>.<trust domain> would collide.
-            if not DNS_LABEL.fullmatch(grant.subject_id) or grant.subject_id in set(Kind):
-                return "a service's id is its role, a DNS label and not the name of a kind"
-        case Kind.GATEWAY:
-            if not DNS_LABEL.fullmatch(grant.subject_id):
-                return "a gateway's id is a DNS label"
-            if not grant.sites or EVERY in grant.sites:
-                return "a gateway serves named sites"
-        case Kind.PERSON:
-            if not PERSON_ID.fullmatch(grant.subject_id):
-                return "a person's id is p- and a slug"
-        case Kind.DEVICE:
-            if not DEVICE_ID.fullmatch(grant.subject_id):
-                return "a device's id is dev- and 16 characters of base32"
-            if len(grant.sites) != 1 or EVERY in grant.sites:
-                return "a device has one custodian site"
-            if not DEVICE_STATEMENTS.issuperset(grant.statements):
-                return "a device's attestation key signs evidence, receipts and acknowledgements"
+        case Kind.SERVICE if grant.subject_id in set(Kind):
+            # <role>.<trust domain> would be the name of another kind's DNS subtree.
+            return "a service's role is not the name of a kind"
+        case Kind.GATEWAY if not grant.sites or EVERY in grant.sites:
+            return "a gateway serves named sites"
+        case Kind.DEVICE if len(grant.sites) != 1 or EVERY in grant.sites:
+            return "a device has one custodian site"
+        case Kind.DEVICE if not DEVICE_STATEMENTS.issuperset(grant.statements):
+            return "a device's attestation key signs evidence, receipts and acknowledgements"
         case Kind.SIGNER:
             return _problem_of_signer(grant)
     return ""
 
 
 def _problem_of_signer(grant: Grant) -> str:
-    if not SLUG.fullmatch(grant.subject_id):
-        return "a signer's id is a slug"
     if not grant.statements:  # empty means deny
         return "a signer signs named kinds of statements"
     if grant.roles or grant.sites:
@@ -236,7 +233,7 @@ def spiffe_id(trust_domain: str, kind: Kind, subject_id: str) -> str:
 
 
 def dns_name(trust_domain: str, kind: Kind, subject_id: str) -> str | None:
-    """The one DNS name of a holder, which clients check by target name; None for a signer."""
+    """Name a holder as clients check it, by target name; None for a signer, which speaks no TLS."""
     match kind:
         case Kind.SERVICE:
             return f"{subject_id}.{trust_domain}"
@@ -249,7 +246,7 @@ def dns_name(trust_domain: str, kind: Kind, subject_id: str) -> str | None:
 
 
 def name_constraints(trust_domain: str, kind: Kind) -> x509.NameConstraints:
-    """The DNS subtree of a kind's intermediate (RFC 5280 4.2.1.10).
+    """Confine a kind's intermediate to its DNS subtree (RFC 5280 4.2.1.10).
 
     URI constraints would say more, but ``cryptography.x509.verification`` refuses chains that have them
     ("unsupported name constraint"), so the SPIFFE URI is held against the grant and the kind by hand.

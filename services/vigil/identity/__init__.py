@@ -1,0 +1,1 @@
+"""Organisations, people, credentials, sites, gateways, devices, custody, and the certificate authority."""

@@ -1,0 +1,1 @@
+"""What tests of several rooms share: real certificates, real servers, no mocks."""
