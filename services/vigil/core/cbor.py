@@ -79,7 +79,7 @@ def _malformed(what: str) -> Refused:
     )
 
 
-def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: C901, PLR0912 - one dispatch, hot
+def _item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     """Read the item at ``at``; answer it and where it ends.
 
     A string that runs past the input is cut here and noticed by whoever looks at its end: the position only

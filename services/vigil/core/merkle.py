@@ -116,7 +116,7 @@ def consistency_path(leaf_hashes: Sequence[bytes], old_size: int) -> list[bytes]
     return path
 
 
-def verify_consistency(  # noqa: C901 - the algorithm of the RFC, step by step
+def verify_consistency(
     *, old_size: int, new_size: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]
 ) -> bool:
     """Say whether ``path`` proves the old tree a prefix of the new one (RFC 9162 section 2.1.4.2)."""
