@@ -30,7 +30,7 @@ class _Unit:
     __slots__ = ("at_commit", "callbacks")
 
     def __init__(self) -> None:
-        self.callbacks: list[Callable[[], None]] = []
+        self.callbacks: dict[Callable[[], None], None] = {}
         self.at_commit: list[tuple[Callable[[Connection, list[Any]], None], Any]] = []
 
 
@@ -52,8 +52,11 @@ class _Job:
 
 
 def after_commit(connection: Connection, callback: Callable[[], None]) -> None:
-    """Inside a write function: call ``callback`` on the event loop once the commit is durable, else never."""
-    _unit(connection).callbacks.append(callback)
+    """Inside a write function: call ``callback`` on the event loop once the commit is durable, else never.
+
+    Given twice by one function, it is called once.
+    """
+    _unit(connection).callbacks[callback] = None
 
 
 def at_commit(connection: Connection, flush: Callable[[Connection, list[Any]], None], item: Any) -> None:

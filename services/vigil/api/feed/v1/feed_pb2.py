@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vigil.api.access.v1 import access_pb2 as vigil_dot_api_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/api/feed/v1/feed.proto\x12\x11vigil.api.feed.v1\x1a vigil/api/access/v1/access.proto\"\x81\x01\n\x0cWatchRequest\x12.\n\x05start\x18\x01 \x01(\x0b\x32\x1d.vigil.api.feed.v1.WatchStartH\x00\x12\x36\n\tchallenge\x18\x02 \x01(\x0b\x32!.vigil.api.feed.v1.WatchChallengeH\x00\x42\t\n\x07message\"3\n\nWatchStart\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\r\n\x05kinds\x18\x02 \x03(\t\"\x1f\n\x0eWatchChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\xab\x01\n\rWatchResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.vigil.api.feed.v1.SnapshotPageH\x00\x12\x31\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1e.vigil.api.feed.v1.ChangeBatchH\x00\x12\'\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x17.vigil.api.feed.v1.BeatH\x00\x42\t\n\x07message\"Z\n\x0cSnapshotPage\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x19.vigil.api.feed.v1.Change\x12\x0c\n\x04last\x18\x03 \x01(\x08\"9\n\x0b\x43hangeBatch\x12*\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x19.vigil.api.feed.v1.Change\"f\n\x06\x43hange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x0f\n\x07site_id\x18\x06 \x01(\t\"\'\n\x04\x42\x65\x61t\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x32o\n\x0b\x46\x65\x65\x64Service\x12`\n\x05Watch\x12\x1f.vigil.api.feed.v1.WatchRequest\x1a .vigil.api.feed.v1.WatchResponse\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x01 \x01\n\x04\x08\x02 \x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/api/feed/v1/feed.proto\x12\x11vigil.api.feed.v1\x1a vigil/api/access/v1/access.proto\"\x81\x01\n\x0cWatchRequest\x12.\n\x05start\x18\x01 \x01(\x0b\x32\x1d.vigil.api.feed.v1.WatchStartH\x00\x12\x36\n\tchallenge\x18\x02 \x01(\x0b\x32!.vigil.api.feed.v1.WatchChallengeH\x00\x42\t\n\x07message\"A\n\nWatchStart\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\r\n\x05kinds\x18\x02 \x03(\t\x12\x0c\n\x04mark\x18\x03 \x01(\x0c\"\x1f\n\x0eWatchChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\xab\x01\n\rWatchResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.vigil.api.feed.v1.SnapshotPageH\x00\x12\x31\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1e.vigil.api.feed.v1.ChangeBatchH\x00\x12\'\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x17.vigil.api.feed.v1.BeatH\x00\x42\t\n\x07message\"h\n\x0cSnapshotPage\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12*\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x19.vigil.api.feed.v1.Change\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x0c\n\x04mark\x18\x04 \x01(\x0c\"q\n\x0b\x43hangeBatch\x12*\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x19.vigil.api.feed.v1.Change\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0c\n\x04mark\x18\x04 \x01(\x0c\"f\n\x06\x43hange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x0f\n\x07site_id\x18\x06 \x01(\t\"5\n\x04\x42\x65\x61t\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04mark\x18\x03 \x01(\x0c\x32o\n\x0b\x46\x65\x65\x64Service\x12`\n\x05Watch\x12\x1f.vigil.api.feed.v1.WatchRequest\x1a .vigil.api.feed.v1.WatchResponse\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x01 \x01\n\x04\x08\x02 \x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,19 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=86
   _globals['_WATCHREQUEST']._serialized_end=215
   _globals['_WATCHSTART']._serialized_start=217
-  _globals['_WATCHSTART']._serialized_end=268
-  _globals['_WATCHCHALLENGE']._serialized_start=270
-  _globals['_WATCHCHALLENGE']._serialized_end=301
-  _globals['_WATCHRESPONSE']._serialized_start=304
-  _globals['_WATCHRESPONSE']._serialized_end=475
-  _globals['_SNAPSHOTPAGE']._serialized_start=477
-  _globals['_SNAPSHOTPAGE']._serialized_end=567
-  _globals['_CHANGEBATCH']._serialized_start=569
-  _globals['_CHANGEBATCH']._serialized_end=626
-  _globals['_CHANGE']._serialized_start=628
-  _globals['_CHANGE']._serialized_end=730
-  _globals['_BEAT']._serialized_start=732
-  _globals['_BEAT']._serialized_end=771
-  _globals['_FEEDSERVICE']._serialized_start=773
-  _globals['_FEEDSERVICE']._serialized_end=884
+  _globals['_WATCHSTART']._serialized_end=282
+  _globals['_WATCHCHALLENGE']._serialized_start=284
+  _globals['_WATCHCHALLENGE']._serialized_end=315
+  _globals['_WATCHRESPONSE']._serialized_start=318
+  _globals['_WATCHRESPONSE']._serialized_end=489
+  _globals['_SNAPSHOTPAGE']._serialized_start=491
+  _globals['_SNAPSHOTPAGE']._serialized_end=595
+  _globals['_CHANGEBATCH']._serialized_start=597
+  _globals['_CHANGEBATCH']._serialized_end=710
+  _globals['_CHANGE']._serialized_start=712
+  _globals['_CHANGE']._serialized_end=814
+  _globals['_BEAT']._serialized_start=816
+  _globals['_BEAT']._serialized_end=869
+  _globals['_FEEDSERVICE']._serialized_start=871
+  _globals['_FEEDSERVICE']._serialized_end=982
 # @@protoc_insertion_point(module_scope)
