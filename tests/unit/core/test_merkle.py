@@ -151,6 +151,23 @@ def test_every_consistency_path_proves_its_prefix_and_no_other(size: int, data: 
         assert not proves(merkle.consistency_path(rewritten, old), new_root=merkle.tree_root(rewritten))
 
 
+def test_a_path_that_stops_before_the_top_of_the_claimed_tree_is_refused() -> None:
+    old_root, new_root, path = (
+        merkle.tree_root(LEAVES[:4]),
+        merkle.tree_root(LEAVES),
+        [merkle.tree_root(LEAVES[4:])],
+    )
+
+    def proves(new_size: int) -> bool:
+        return merkle.verify_consistency(
+            old_size=4, new_size=new_size, old_root=old_root, new_root=new_root, path=path
+        )
+
+    assert proves(8)
+    assert not proves(9)
+    assert not proves(16)
+
+
 def test_sizes_that_cannot_be() -> None:
     root = merkle.tree_root(LEAVES)
     assert not merkle.verify_consistency(old_size=9, new_size=8, old_root=root, new_root=root, path=[])
