@@ -1,0 +1,1 @@
+"""How Vigil uses gRPC: servers, channels, mutual TLS, admission, errors, streams. Nothing else knows it."""

@@ -1,0 +1,179 @@
+"""A gRPC server that answers verified callers only, and only what the contract admits them to."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from vigil.core.certificates import TLS_KINDS
+from vigil.core.clock import Clock, Entropy
+from vigil.errors import VigilError
+from vigil.rpc.access import MethodAccess, access_of
+from vigil.rpc.admission import Admission, Authorizer, RevocationCheck
+from vigil.rpc.builtin import Collector, Handler, Handlers, Health, health_handlers, reflection_handlers
+from vigil.rpc.interceptors import Guard
+from vigil.rpc.metrics import RpcMetrics
+from vigil.rpc.options import DEFAULT_MESSAGE_BYTES, StreamSettings, server_options
+from vigil.rpc.registry import StreamRegistry
+from vigil.rpc.tls import TlsFiles, TlsWatcher
+
+Servicer = tuple[Callable[[Any, Any], None], object, str]
+"""The generated ``add_…_to_server``, the servicer, and the full name of its service."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class ListenError(VigilError):
+    """The address cannot be bound."""
+
+
+class _UnknownMethods(grpc.GenericRpcHandler):
+    """Answers every method that nobody registered."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        return self._guard.unknown(handler_call_details.method)
+
+
+class GrpcServer:
+    """One server. Raises TlsFilesError and ContractError when made, ListenError when started.
+
+    ``revocation_check`` is asked at every call and message and in each sweep, from memory. ``authorizer`` is
+    a service's own bar before a method. At ``grace_methods`` (full paths) a caller past its operational end is
+    still admitted; elsewhere it is refused, and the handler need not ask.
+    """
+
+    def __init__(
+        self,
+        *,
+        role: str,
+        tls: TlsFiles,
+        clock: Clock,
+        listen: str,
+        servicers: Sequence[Servicer],
+        authorizer: Authorizer | None = None,
+        revocation_check: RevocationCheck | None = None,
+        grace_methods: Collection[str] = (),
+        settings: StreamSettings | None = None,
+        max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
+        metrics: CollectorRegistry | None = None,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self.role = role
+        self._listen = listen
+        self._settings = settings or StreamSettings()
+        self._watcher = TlsWatcher(files=tls, clock=clock)
+        rpc_metrics = RpcMetrics(metrics or CollectorRegistry())
+        self.streams = StreamRegistry(on_cut=rpc_metrics.cut)
+        self.health = Health()
+        guard = Guard(
+            admission=Admission(
+                tls=self._watcher,
+                clock=clock,
+                revocation_check=revocation_check,
+                authorizer=authorizer,
+                grace_methods=grace_methods,
+            ),
+            registry=self.streams,
+            metrics=rpc_metrics,
+            clock=clock,
+            entropy=entropy,
+            max_calls_per_caller=self._settings.max_calls_per_caller,
+        )
+        self._services = tuple(name for _add, _servicer, name in servicers)
+        self._handlers = _wrapped(guard, servicers, self.health)
+        self._unknown = _UnknownMethods(guard)
+        self._options = server_options(self._settings, max_message_bytes=max_message_bytes)
+        self._server: grpc.aio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Bind and serve; answers the port. Raises ListenError."""
+        server = grpc.aio.server(options=self._options)
+        for service, handlers in self._handlers.items():
+            server.add_registered_method_handlers(service, handlers)
+        server.add_generic_rpc_handlers((self._unknown,))
+        try:
+            port = server.add_secure_port(self._listen, self._credentials())
+        except RuntimeError as error:
+            raise ListenError(f"{self._listen} cannot be bound: is another process using it?") from error
+        self._server = server
+        await self.health.serving(self._services)
+        await server.start()
+        self._sweeper = asyncio.create_task(self._sweep())
+        return port
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Take no more calls, end the streams in order, wait for the rest at most ``grace`` seconds."""
+        await self.health.stopping()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        if self._server is not None:
+            stopped = asyncio.create_task(self._server.stop(grace))
+            await asyncio.sleep(0)
+            self.streams.drain()
+            await stopped
+
+    async def wait(self) -> None:
+        """Wait until the server has stopped."""
+        if self._server is not None:
+            await self._server.wait_for_termination()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_seconds)
+            self.streams.sweep()
+
+    def _credentials(self) -> grpc.ServerCredentials:
+        used = self._watcher.current()
+
+        def newer() -> Any:
+            # Called by gRPC before each handshake; None means no change.
+            nonlocal used
+            material = self._watcher.current()
+            if material is used:
+                return None
+            used = material
+            return _configuration(self._watcher)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self._watcher), newer, require_client_authentication=True
+        )
+
+
+def _configuration(watcher: TlsWatcher) -> grpc.ServerCertificateConfiguration:
+    material = watcher.current()
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key_pem, material.certificate_pem)],
+        root_certificates=b"".join(material.anchors_pem(kind) for kind in TLS_KINDS),
+    )
+
+
+def _wrapped(guard: Guard, servicers: Sequence[Servicer], health: Health) -> dict[str, Handlers]:
+    """Every handler, wrapped; raises ContractError for a method without a usable rule."""
+    collector = Collector()
+    for add, servicer, name in servicers:
+        add(servicer, cast("Any", collector))
+        if name not in collector.handlers:
+            raise ValueError(f"the servicer for {name} registers another service")
+    rules: dict[str, MethodAccess] = {}
+    for name in collector.handlers:
+        rules.update(access_of(name))
+    handlers = dict(collector.handlers)
+    builtin = {**health_handlers(health), **reflection_handlers(tuple(handlers))}
+    for name, methods in builtin.items():
+        for method in methods:
+            rules[f"/{name}/{method}"] = access_of(name)[f"/{name}/{method}"]
+    return {
+        name: {method: guard.wrap(rules[f"/{name}/{method}"], handler) for method, handler in methods.items()}
+        for name, methods in {**handlers, **builtin}.items()
+    }
