@@ -14,7 +14,6 @@ MAX_VALUE = 256 * 1024
 """Bytes of one resource: two fit into a gRPC message of 1 MiB with room to spare."""
 RETAINED = 100_000
 """Changes that stay in the tail; a reader further behind takes a snapshot."""
-_TRIM_STEP = 1_000
 _KEYS_A_QUERY = 400
 
 _counter, _outbox, _state = TABLES.counter, TABLES.outbox, TABLES.state
@@ -114,7 +113,7 @@ class Outbox:
             return
         connection.execute(insert(_outbox), tail)
         _store_state(connection, final)
-        if sequence - floor > self._retained + _TRIM_STEP:
+        if sequence - floor > self._retained + self._retained // 100:
             floor = sequence - self._retained
             connection.execute(delete(_outbox).where(_outbox.c.sequence <= floor))
         values = {"sequence": sequence, "mark": mark, "floor": floor}

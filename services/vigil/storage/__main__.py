@@ -2,7 +2,8 @@
 
     python -m vigil.storage vigil.identity.store:METADATA vigil.identity.migrations "add custody"
 
-Read the file it writes: it knows tables, columns, indexes and constraints; data and triggers are yours.
+Read the file it writes, and format it: it knows tables, columns, indexes and constraints; moving data and making
+triggers is yours.
 """
 
 import importlib
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 def write_migration(metadata: MetaData, folder: Path, *, message: str) -> None:
     """Compare the folder's newest revision with the metadata and write the next one (0001, 0002, …)."""
-    from alembic import command  # noqa: PLC0415 - see vigil.storage.schema
+    from alembic import command
 
     number = len([path for path in folder.glob("*.py") if not path.name.startswith("_")])
     with tempfile.TemporaryDirectory() as scratch:
@@ -41,6 +42,9 @@ def write_migration(metadata: MetaData, folder: Path, *, message: str) -> None:
             revision = f"{number + 1:04}"
             command.revision(config, message, autogenerate=True, rev_id=revision, version_path=str(folder))
         engines.dispose()
+    (path,) = folder.glob(f"{revision}_*.py")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "# ###" not in line), encoding="utf-8")
 
 
 if __name__ == "__main__":

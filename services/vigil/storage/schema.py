@@ -103,14 +103,14 @@ def prepare_schema(engine: Engine, *, metadata: MetaData, folder: Path) -> None:
 
 def migrate(connection: Connection, *, metadata: MetaData, folder: Path) -> None:
     """Run every migration that is missing, inside the caller's transaction."""
-    from alembic import command  # noqa: PLC0415 - 0.4 s, paid only by a database that has to change
+    from alembic import command
 
     command.upgrade(alembic_config(connection, metadata=metadata, folder=folder), "head")
 
 
 def alembic_config(connection: Connection, *, metadata: MetaData, folder: Path) -> Any:
     """Alembic's settings for one service's folder; the environment is shared by all services."""
-    from alembic.config import Config  # noqa: PLC0415 - as in migrate
+    from alembic.config import Config
 
     config = Config()
     options = {
