@@ -1,0 +1,220 @@
+"""The chain of revocations: what a reader believes, and what strands it."""
+
+import os
+
+import pytest
+from vigil.core import merkle
+from vigil.core.certificates import Kind
+from vigil.core.clock import ManualClock
+from vigil.core.digest import sha256
+from vigil.core.revocations import (
+    EMPTY_CHAIN,
+    Entry,
+    Lease,
+    PathStep,
+    RevocationState,
+    answers,
+    chain_hash,
+)
+from vigil.core.statements.bodies import (
+    Head,
+    Reinstatement,
+    Revocation,
+    RevocationEffect,
+    RevocationReason,
+    Scope,
+)
+from vigil.core.statements.envelope import Scribe, Statement
+from vigil.errors import Reason, Refused
+
+from tests.support.pki import Credential, TestPki
+
+
+class World:
+    def __init__(self, pki: TestPki) -> None:
+        self.pki = pki
+        self.clock = ManualClock(now=pki.clock.now())
+        self.recall = [
+            pki.issue(Kind.PERSON, f"p-recall-{place}", roles=("recall",), sites=("*",)) for place in range(2)
+        ]
+        signer = pki.signer("head")
+        identity = pki.verifier.remember(signer.chain)
+        self.head_scribe = Scribe(
+            signer=signer, issuer=f"signer/{identity.id}", clock=self.clock, entropy=os.urandom, numbered=True
+        )
+        self.entries: list[Entry] = []
+        self.signed: list[Statement[Revocation]] = []
+
+    def sign(self, body: object, person: Credential) -> Statement[object]:
+        return Scribe(
+            signer=person.signer,
+            issuer=person.issuer_name,
+            clock=self.clock,
+            entropy=os.urandom,
+            numbered=False,
+        ).sign(body, subject="revocations")
+
+    def add(self, *statements: Statement[object]) -> Entry:
+        previous = self.entries[-1] if self.entries else Entry(0, (), EMPTY_CHAIN)
+        entry = Entry(
+            previous.epoch + 1,
+            tuple(statement.data for statement in statements),
+            chain_hash(previous.chain, previous.epoch + 1, [statement.digest for statement in statements]),
+        )
+        self.entries.append(entry)
+        return entry
+
+    def revoke(
+        self, name: str, effect: RevocationEffect = RevocationEffect.DENY, expires: int | None = None
+    ) -> Entry:
+        body = Revocation(Scope.DEVICE, (name,), effect, RevocationReason.DEFECT, expires=expires)
+        signed = self.sign(body, self.recall[0])
+        self.signed.append(signed)  # type: ignore[arg-type]
+        return self.add(signed)
+
+    def head(
+        self, epoch: int | None = None, *, era: int = 0, challenges: bytes | None = None
+    ) -> Statement[Head]:
+        at = len(self.entries) if epoch is None else epoch
+        chain = self.entries[at - 1].chain if 0 < at <= len(self.entries) else EMPTY_CHAIN
+        return self.head_scribe.sign(
+            Head(at, chain, era, self.clock.now(), challenges), subject="revocations"
+        )
+
+    def advance(self, state: RevocationState, entries: list[Entry], head: Statement[Head]) -> int:
+        return len(state.advance(entries, head, verifier=self.pki.verifier, at=self.clock.now()))
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(TestPki(tmp_path_factory.mktemp("pki")))
+
+
+def test_entries_count_once_a_head_confirms_them_whatever_their_order(world: World) -> None:
+    state = RevocationState()
+    for name in ("a", "b", "c"):
+        world.revoke(name)
+    assert world.advance(state, list(reversed(world.entries)) + world.entries, world.head()) == 3
+    assert state.epoch == 3
+    assert state.effect(Scope.DEVICE, "b", at=0) is RevocationEffect.DENY
+    assert state.effect(Scope.DEVICE, "z", at=0) is None
+    assert world.advance(state, world.entries, world.head()) == 0
+
+
+def test_a_gap_asks_for_what_is_missing_and_changes_nothing(world: World) -> None:
+    state = RevocationState()
+    for name in ("a", "b", "c"):
+        world.revoke(name)
+    with pytest.raises(Refused) as refusal:
+        world.advance(state, [world.entries[0], world.entries[2]], world.head())
+    assert refusal.value.reason is Reason.STATEMENT_MALFORMED
+    with pytest.raises(Refused) as refusal:
+        world.advance(state, world.entries[:2], world.head())
+    assert refusal.value.reason is Reason.SNAPSHOT_REQUIRED
+    assert (state.epoch, state.chain) == (0, EMPTY_CHAIN)
+
+
+def test_a_claim_of_a_far_epoch_strands_nobody(world: World) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    with pytest.raises(Refused):
+        world.advance(state, world.entries, world.head(2**63 - 1))
+    assert state.epoch == 0
+    assert world.advance(state, world.entries, world.head()) == 1
+
+
+def test_an_older_head_is_a_rollback(world: World) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    world.revoke("b")
+    world.advance(state, world.entries, world.head())
+    with pytest.raises(Refused) as refusal:
+        world.advance(state, world.entries, world.head(1))
+    assert refusal.value.reason is Reason.EPOCH_ROLLED_BACK
+
+
+def test_an_invented_entry_does_not_match_the_head(world: World) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    other = World(world.pki)
+    other.revoke("innocent")
+    with pytest.raises(Refused) as refusal:
+        world.advance(state, other.entries, world.head())
+    assert refusal.value.reason is Reason.SIGNATURE_INVALID
+    assert state.effect(Scope.DEVICE, "innocent", at=0) is None
+
+
+def test_a_head_signed_by_another_signer_is_refused(world: World) -> None:
+    world.revoke("a")
+    signer = world.pki.signer("decision")
+    identity = world.pki.verifier.remember(signer.chain)
+    forged = Scribe(
+        signer=signer, issuer=f"signer/{identity.id}", clock=world.clock, entropy=os.urandom, numbered=True
+    ).sign(Head(1, world.entries[0].chain, 0, world.clock.now()), subject="revocations")
+    with pytest.raises(Refused) as refusal:
+        world.advance(RevocationState(), world.entries, forged)
+    assert refusal.value.reason is Reason.SIGNATURE_INVALID
+
+
+def test_the_strongest_effect_in_force_wins_and_expiry_ends_one(world: World) -> None:
+    state = RevocationState()
+    soon = world.clock.now() + 1000
+    world.revoke("a", RevocationEffect.DENY, expires=soon)
+    world.revoke("a", RevocationEffect.FLAG)
+    world.advance(state, world.entries, world.head())
+    assert state.effect(Scope.DEVICE, "a", at=soon - 1) is RevocationEffect.DENY
+    assert state.effect(Scope.DEVICE, "a", at=soon) is RevocationEffect.FLAG
+
+
+def test_a_reinstatement_takes_two_distinct_people(world: World) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    body = Reinstatement(world.signed[0].digest, Scope.DEVICE, ("a",), "repaired")
+    world.add(world.sign(body, world.recall[0]), world.sign(body, world.recall[0]))
+    with pytest.raises(Refused) as refusal:
+        world.advance(state, world.entries, world.head())
+    assert refusal.value.reason is Reason.APPROVER_NOT_DISTINCT
+    assert state.epoch == 0
+    world.entries.pop()
+    world.add(world.sign(body, world.recall[0]), world.sign(body, world.recall[1]))
+    world.advance(state, world.entries, world.head())
+    assert state.effect(Scope.DEVICE, "a", at=0) is None
+
+
+def test_restore_equals_what_was_advanced(world: World) -> None:
+    state, restored = RevocationState(), RevocationState()
+    for name in ("a", "b"):
+        world.revoke(name)
+    world.advance(state, world.entries, world.head())
+    restored.restore(world.entries, era=0)
+    assert (restored.epoch, restored.chain) == (state.epoch, state.chain)
+    assert restored.effects() == state.effects()
+
+
+def test_a_head_answers_a_challenge_level_by_level(world: World) -> None:
+    mine = [bytes([place]) * 16 for place in range(5)]
+    lower = merkle.tree_root([merkle.leaf_hash(item) for item in mine])
+    edges = [sha256(b"other"), lower]
+    upper = merkle.tree_root([merkle.leaf_hash(item) for item in edges])
+    head = world.head(challenges=upper)
+    steps = [
+        PathStep(3, 5, tuple(merkle.inclusion_path([merkle.leaf_hash(item) for item in mine], 3))),
+        PathStep(1, 2, tuple(merkle.inclusion_path([merkle.leaf_hash(item) for item in edges], 1))),
+    ]
+    assert answers(head, mine[3], steps)
+    assert not answers(head, mine[2], steps)
+    assert not answers(head, mine[3], steps[:1])
+    assert not answers(head, mine[3], [])
+    assert not answers(world.head(), mine[3], steps)
+
+
+def test_the_lease_runs_from_sending_not_from_the_answer() -> None:
+    lease = Lease()
+    assert lease.age(monotonic=0.0) == float("inf")
+    lease.sent(b"one", monotonic=10.0)
+    lease.sent(b"two", monotonic=12.0)
+    assert lease.answered(b"two")
+    assert lease.answered(b"one")
+    assert not lease.answered(b"one")
+    assert not lease.answered(b"never sent")
+    assert lease.age(monotonic=25.0) == 13.0
