@@ -32,6 +32,7 @@ from vigil.core.clock import Clock, SystemClock
 from vigil.core.keys import KeySigner, PrivateKey, load_private_key, new_private_key
 from vigil.identity import ceremony, pki
 from vigil.identity.ca import CertificateAuthority, load_issuer
+from vigil.rpc.tls import TlsFiles
 
 TRUST_DOMAIN = "vigil.test"
 ORGANIZATION = "hospital"
@@ -47,19 +48,10 @@ _OPERATIONAL = {
 
 
 @dataclass(frozen=True)
-class TlsPaths:
-    """As `vigil.rpc.TlsFiles`: PEM chain, PEM key, trust.json."""
-
-    certificate: Path
-    key: Path
-    trust: Path
-
-
-@dataclass(frozen=True)
 class Credential:
     """A certificate with its key, on disk and in memory."""
 
-    tls_files: TlsPaths
+    tls_files: TlsFiles
     signer: KeySigner
     identity: Identity
     private_key: PrivateKey
@@ -225,7 +217,7 @@ class TestPki:
         folder = self.directory / "people" / f"p-admin-{number}"
         pair = load_pair(folder / "tls.pem", folder / "tls.key")
         return Credential(
-            TlsPaths(folder / "tls.pem", folder / "tls.key", folder / "trust.json"),
+            TlsFiles(folder / "tls.pem", folder / "tls.key", folder / "trust.json"),
             pair.signer,
             self.verifier.verify(pair.chain_der, at=self.clock.now()),
             pair.private_key,
@@ -265,7 +257,7 @@ class TestPki:
         chain = read_chain(certificate.read_bytes())
         key = load_private_key(key_path)
         return Credential(
-            TlsPaths(certificate, key_path, self.trust),
+            TlsFiles(certificate, key_path, self.trust),
             KeySigner(key, chain),
             self.verifier.remember(chain),
             key,
@@ -278,7 +270,7 @@ class TestPki:
         self._issued += 1
         folder = self.tmp_path / f"credentials-{self.trust_domain}" / f"{self._issued}-{name}"
         folder.mkdir(parents=True)
-        paths = TlsPaths(folder / "tls.pem", folder / "tls.key", self.trust)
+        paths = TlsFiles(folder / "tls.pem", folder / "tls.key", self.trust)
         store_pair(paths.certificate, paths.key, chain_pem=pki.chain_pem(*certificates), private_key=key)
         chain = tuple(one.public_bytes(Encoding.DER) for one in certificates)
         identity = self.verifier.remember(chain) if known else self.verifier.root_identity

@@ -14,11 +14,8 @@ the commit. A first start that was cut short is begun again, or finished when it
 """
 
 import base64
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,6 +41,7 @@ from vigil.core.keys import PublicKey, new_private_key, store_private_key
 from vigil.errors import Reason, Refused, refused
 from vigil.identity import pki
 from vigil.identity.ca import CertificateAuthority, load_issuer
+from vigil.identity.staging import STAGING, make_directory, staged, sync_tree
 
 SERVICE_ROLES: Final = ("identity", "release", "attestation", "policy", "revocation", "edge", "evidence")
 SIGNER_STATEMENTS: Final = ("decision", "recorded", "result", "head")
@@ -59,8 +57,6 @@ PASSPHRASE_ENTROPY: Final = 20
 
 RENEW_AFTER: Final = 2 / 3
 """Of a certificate's ordinary use: what is left covers an outage of a third of it."""
-
-_STAGING = ".first-start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +85,11 @@ def first_start(
     Also FIELD_INVALID or CERTIFICATE_INVALID for a bad name or passphrase, STATE_CONFLICT while another
     runs, OSError.
     """
-    if (directory / "pki").exists() and not (directory / _STAGING).exists():
+    if (directory / "pki").exists() and not (directory / STAGING).exists():
         raise _exists(directory)
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _staging(directory) as staging:
+    with staged(directory) as staging:
         if not (directory / "pki").exists():
             if (directory / "people").exists():
                 raise refused(
@@ -165,7 +161,7 @@ def renew_services(
         folder = directory / "pki" / "services" / role
         if not _due(folder, verifier, clock.now()):
             continue
-        _make_directory(folder, exist_ok=True)
+        make_directory(folder, exist_ok=True)
         _store_leaf(folder, authority, _service_grant(role), pki.SERVICE)
         renewed.append(role)
     return tuple(renewed)
@@ -180,8 +176,8 @@ def renew_admin(directory: Path, person_id: str, *, root: pki.Issuer, clock: Clo
     if root.certificate != authority.bundle.root or person_id not in FIRST_ADMINS:
         raise refused(Reason.STATE_CONFLICT, "This root has no such first admin here.", who="operator")
     folder = directory / "people" / person_id
-    _make_directory(folder.parent, exist_ok=True)
-    _make_directory(folder, exist_ok=True)
+    make_directory(folder.parent, exist_ok=True)
+    make_directory(folder, exist_ok=True)
     _store_leaf(folder, authority, _admin_grant(person_id, authority.bundle.operator), pki.FIRST_ADMIN)
     replace_file(folder / "trust.json", authority.bundle.to_json().encode())
     return folder
@@ -231,12 +227,12 @@ def make_manufacturer(
         raise _exists(directory)
     staging = directory.with_name(f".{directory.name}.making")
     shutil.rmtree(staging, ignore_errors=True)
-    _make_directory(staging)
+    make_directory(staging)
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     root = _make_root(
         staging / "root",
         trust_domain=trust_domain,
-        name=f"{organization} manufacturer root",
+        name=pki.common_name("manufacturer root", trust_domain),
         passphrase=passphrase,
         clock=clock,
         entropy=entropy,
@@ -277,12 +273,11 @@ def _make(
 ) -> None:
     folder = staging / "pki"
     for path in (folder, folder / "services", staging / "people"):
-        _make_directory(path)
-    name = f"{trust_domain} root"[:64]
+        make_directory(path)
     root = _make_root(
         folder / "root",
         trust_domain=trust_domain,
-        name=name,
+        name=pki.common_name("root", trust_domain),
         passphrase=passphrase,
         clock=clock,
         entropy=entropy,
@@ -307,14 +302,14 @@ def _make(
     write_file(folder / "trust.json", text)
     authority = CertificateAuthority(bundle=bundle, issuers=issuers, clock=clock, entropy=entropy)
     for role in service_roles:
-        _make_directory(folder / "services" / role)
+        make_directory(folder / "services" / role)
         _store_leaf(folder / "services" / role, authority, _service_grant(role), pki.SERVICE)
     for person in FIRST_ADMINS:
         home = staging / "people" / person
-        _make_directory(home)
+        make_directory(home)
         _store_leaf(home, authority, _admin_grant(person, operator), pki.FIRST_ADMIN)
         write_file(home / "trust.json", text)
-    _sync_tree(staging)
+    sync_tree(staging)
 
 
 def _make_root(
@@ -326,7 +321,7 @@ def _make_root(
     clock: Clock,
     entropy: Entropy,
 ) -> pki.Issuer:
-    _make_directory(folder)
+    make_directory(folder)
     if passphrase is None:
         passphrase = base64.b32encode(entropy(PASSPHRASE_ENTROPY)).lower()
         write_file(folder / "passphrase", passphrase + b"\n", mode=0o600)
@@ -342,7 +337,7 @@ def _make_root(
 def _make_intermediates(
     folder: Path, root: pki.Issuer, trust_domain: str, clock: Clock, entropy: Entropy
 ) -> dict[Kind, pki.Issuer]:
-    _make_directory(folder)
+    make_directory(folder)
     issuers = {}
     for kind in TLS_KINDS:
         key = new_private_key()
@@ -369,7 +364,7 @@ def _make_signers(
     clock: Clock,
     entropy: Entropy,
 ) -> tuple[x509.Certificate, ...]:
-    _make_directory(folder)
+    make_directory(folder)
     made = []
     for name, grant in grants:
         key = new_private_key()
@@ -451,41 +446,6 @@ def _due(folder: Path, verifier: ChainVerifier, now: int) -> bool:
     return now > identity.not_before + life * RENEW_AFTER
 
 
-@contextmanager
-def _staging(directory: Path) -> Iterator[Path]:
-    """Hold the staging folder, empty or as a committed first start left it, alone."""
-    staging = directory / _STAGING
-    _make_directory(staging, exist_ok=True)
-    descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _lock(descriptor, staging)
-        try:
-            if not (directory / "pki").exists():
-                for leftover in staging.iterdir():
-                    shutil.rmtree(leftover)
-            yield staging
-        finally:
-            unfinished = (directory / "pki").exists() and (staging / "people").exists()
-            if not unfinished:
-                shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, staging: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if staging.stat().st_ino == os.fstat(descriptor).st_ino:
-            return
-    except OSError as error:  # held by another process, or removed by one that has just ended
-        raise _running() from error
-    raise _running()
-
-
-def _running() -> Refused:
-    return refused(Reason.STATE_CONFLICT, "Another first start is running on this folder.", who="operator")
-
-
 def _exists(directory: Path) -> Refused:
     return refused(
         Reason.RESOURCE_EXISTS,
@@ -493,13 +453,3 @@ def _exists(directory: Path) -> Refused:
         lifted_by="another folder",
         who="operator",
     )
-
-
-def _make_directory(path: Path, *, exist_ok: bool = False) -> None:
-    path.mkdir(mode=0o700, exist_ok=exist_ok)
-
-
-def _sync_tree(top: Path) -> None:
-    """Make every name under a folder durable; the files' contents are so already."""
-    for path in (top, *(path for path in top.rglob("*") if path.is_dir())):
-        sync_directory(path)

@@ -128,7 +128,7 @@ def make_intermediate(
     not_before = milliseconds(root.certificate.not_valid_before_utc)
     root_end = milliseconds(root.certificate.not_valid_after_utc)
     not_after = root_end if kind is Kind.DEVICE else min(now + ISSUERS_LIFE, root_end)
-    name = f"{trust_domain} {ISSUER_NAMES[kind]}"[:64]
+    name = common_name(ISSUER_NAMES[kind], trust_domain)
     builder = _builder((name, _name_of(root)), public_key, (not_before, not_after), entropy)
     builder = _authority(builder, path_length=0)
     builder = builder.add_extension(name_constraints(trust_domain, kind), critical=True)
@@ -166,6 +166,11 @@ def issue(
     )
     builder = _identifiers(builder, public_key, issuer.private_key.public_key())
     return _signed(builder, issuer.private_key)
+
+
+def common_name(whose: str, trust_domain: str) -> str:
+    """Name an authority; what tells it from the others stands first and outlives the cut at 64 (RFC 5280 A.1)."""
+    return f"{whose} of {trust_domain}"[:64]
 
 
 def chain_pem(*certificates: x509.Certificate) -> bytes:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -55,6 +55,17 @@ _ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 _CRITICAL_OF_A_SIGNER = frozenset(
     {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
 )
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What ``cryptography`` raises, some of it only when a part is looked at, for a certificate it cannot read."""
+
 _STATEMENTS_ONLY = frozenset({STATEMENT_SIGNING_OID})
 _CLIENT = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH})
 _CLIENT_AND_SERVER = _CLIENT | {ExtendedKeyUsageOID.SERVER_AUTH}
@@ -217,7 +228,7 @@ class ChainVerifier:
             if grant.kind is Kind.SIGNER:
                 return self._signer_path(leaf, grant)
             return self._tls_path(leaf, grant)
-        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except _UNREADABLE as error:
             raise _invalid("it cannot be read") from error
 
     def _tls_path(self, leaf: x509.Certificate, grant: Grant) -> _Path:
@@ -231,10 +242,12 @@ class ChainVerifier:
                 builder = builder.extension_policies(ca_policy=_CA_POLICY, ee_policy=_STATEMENTS_POLICY)
             verifier = builder.time(max(one.not_valid_before_utc for one in path)).build_client_verifier()
             try:
-                verifier.verify(leaf, [intermediate])
+                found = verifier.verify(leaf, [intermediate]).chain
             except verification.VerificationError:
                 continue
-            return self._made(path, grant)
+            # The library would also take a leaf straight from the root, past the name constraints of its kind.
+            if tuple(found) == path:
+                return self._made(path, grant)
         # An intermediate of another kind, of another trust domain, a forged signature: all end here.
         raise _invalid(f"no intermediate for {grant.kind} of this trust domain issued it")
 

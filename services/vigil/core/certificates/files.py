@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from vigil.core.keys import (
     KeySigner,
@@ -70,9 +70,13 @@ class Pair:
     """A key and its chain as they lie on disk; ``chain_der`` is leaf first."""
 
     certificate_pem: bytes
-    key_pem: bytes
     chain_der: tuple[bytes, ...]
     private_key: PrivateKey
+
+    @property
+    def key_pem(self) -> bytes:
+        """The key as unencrypted PKCS #8 PEM, for a TLS stack; never read from the file a second time."""
+        return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     @property
     def signer(self) -> KeySigner:
@@ -106,7 +110,7 @@ def load_pair(certificate: Path, key: Path, passphrase: bytes | None = None) -> 
         chain_pem = path.read_bytes()
         chain = read_chain(chain_pem)
         if _same_key(chain, private_key):
-            return Pair(chain_pem, key.read_bytes(), chain, private_key)
+            return Pair(chain_pem, chain, private_key)
     raise refused(
         Reason.CERTIFICATE_INVALID,
         f"The key in {key.name} is not that of {certificate.name}.",

@@ -56,7 +56,7 @@ OWN_ROOT_STATEMENTS = ("era", "root-list")
 MAX_SITES = 32
 """With MAX_ROLES the largest certificate stays below the 4,096 bytes of an x5chain member."""
 
-MAX_ROLES = 16
+MAX_ROLES = 12
 
 MAX_STATEMENTS = 4
 
@@ -68,9 +68,9 @@ DEVICE_ID = re.compile(r"dev-[a-z2-7]{16}")
 PERSON_ID = re.compile(r"p-[a-z0-9-]{1,61}")
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 TRUST_DOMAIN = re.compile(
-    r"(?=.{1,180}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+"
+    r"(?=.{1,64}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+"
 )
-"""A DNS name that leaves room for ``<id>.gateway.`` within 253 bytes (RFC 1035 2.3.4)."""
+"""A DNS name of at most 64 bytes: it stands in a certificate twice, and MAX_SITES counts on that."""
 
 _ID_OF = {
     Kind.SERVICE: DNS_LABEL,
