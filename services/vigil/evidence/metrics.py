@@ -1,0 +1,36 @@
+"""What the log counts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class LogMetrics:
+    """The counters of one log, in the registry given."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._appended = Counter("vigil_evidence_appended", "Entries written durably.", registry=registry)
+        self._repeated = Counter(
+            "vigil_evidence_repeated", "Statements that were on record already.", registry=registry
+        )
+        self._failed = Counter("vigil_evidence_failed_commits", "Commits that failed.", registry=registry)
+        self._items = Histogram(
+            "vigil_evidence_commit_items", "New entries in a commit.", buckets=ITEMS, registry=registry
+        )
+        self._size = Gauge("vigil_evidence_size", "Entries in the log.", registry=registry)
+        self._checkpoint = Gauge(
+            "vigil_evidence_checkpoint_size", "Entries under the newest checkpoint.", registry=registry
+        )
+
+    def committed(self, *, items: int, repeated: int, size: int) -> None:
+        self._appended.inc(items)
+        self._repeated.inc(repeated)
+        self._size.set(size)
+        if items:
+            self._items.observe(items)
+
+    def failed(self) -> None:
+        self._failed.inc()
+
+    def checkpoint(self, size: int) -> None:
+        self._checkpoint.set(size)

@@ -1,0 +1,1 @@
+"""The log's tables, version by version."""

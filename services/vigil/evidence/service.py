@@ -1,0 +1,274 @@
+"""Checkpoints, proofs, records and histories: what the log answers to those who read it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import Connection
+
+from vigil.core.certificates import Identity
+from vigil.core.clock import Clock
+from vigil.core.digest import DIGEST_BYTES
+from vigil.core.keys import load_private_key, store_private_key
+from vigil.errors import Reason, Refused, refused
+from vigil.evidence import store
+from vigil.evidence.domain import (
+    Checkpoint,
+    check_advance,
+    checkpoint_text,
+    consistency_path,
+    inclusion_path,
+    is_subject,
+    not_in_scope,
+    open_note,
+    scope_of,
+    sign_note,
+    verifier_key,
+)
+from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.sequencer import LogDamagedError, Sequencer
+from vigil.evidence.store import StoredEntry
+from vigil.storage import Database
+
+CHECKPOINT_SECONDS: Final = 1.0
+"""How often at most a checkpoint is signed that nobody asked for."""
+PAGE: Final = 100
+MAX_PAGE: Final = 500
+PAGE_BYTES: Final = 2 << 20
+"""A page stops growing here: one more record still fits into a gRPC message of 4 MiB."""
+MAX_KINDS: Final = 32
+
+_log = logging.getLogger(__name__)
+
+
+class LogKey:
+    """The log's own Ed25519 key, which signs checkpoints and nothing else."""
+
+    def __init__(self, key: Ed25519PrivateKey, *, origin: str) -> None:
+        self._key = key
+        self._public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.origin = origin
+        self.verifier_key = verifier_key(origin, self._public)
+
+    @classmethod
+    def at(cls, path: Path, *, origin: str, generate: Callable[[], Ed25519PrivateKey]) -> "LogKey":
+        """Load the key, or make it (mode 0600) at the first start. Raises LogDamagedError for another kind of key."""
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store_private_key(path, generate())
+        key = load_private_key(path)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise LogDamagedError(f"{path} is not an Ed25519 key")
+        return cls(key, origin=origin)
+
+    def sign(self, size: int, root: bytes) -> str:
+        """Sign a checkpoint; answers the note."""
+        text = checkpoint_text(self.origin, size, root)
+        return sign_note(text, name=self.origin, public_key=self._public, sign=self._key.sign)
+
+
+class Checkpointer:
+    """Signs checkpoints that only go forward. Raises LogDamagedError if another key signed the newest one."""
+
+    def __init__(
+        self, *, database: Database, sequencer: Sequencer, key: LogKey, clock: Clock, metrics: LogMetrics
+    ) -> None:
+        self._database = database
+        self._sequencer = sequencer
+        self._key = key
+        self._clock = clock
+        self._metrics = metrics
+        self._signing = asyncio.Lock()
+        self._newest = database.read_now(store.load_checkpoint)
+        if self._newest is not None:
+            try:
+                open_note(self._newest.note, key.verifier_key)
+            except Refused as error:
+                raise LogDamagedError("the log's key is not the one that signed its checkpoints") from error
+
+    @property
+    def verifier_key(self) -> str:
+        """The log's key as C2SP writes it."""
+        return self._key.verifier_key
+
+    async def newest(self, *, covering: int | None = None) -> Checkpoint:
+        """Answer the newest checkpoint; one signed at once if none yet covers ``covering`` leaves."""
+        if self._newest is None or (covering is not None and self._newest.size < covering):
+            return await self.sign()
+        return self._newest
+
+    async def sign(self) -> Checkpoint:
+        """Sign the log as it is durable now, unless that is signed already; durable before it is answered."""
+        async with self._signing:
+            state = await self._sequencer.state()
+            newest = self._newest
+            if newest is not None and newest.size == state.size:
+                return newest
+            root = state.frontier.root()
+            time = max(self._clock.now(), state.time, 0 if newest is None else newest.time)
+            check_advance(newest, size=state.size, root=root, time=time)
+            note = self._key.sign(state.size, root)
+            checkpoint = Checkpoint(self._key.origin, state.size, root, time, note)
+            await self._database.write(lambda connection: store.put_checkpoint(connection, checkpoint))
+            self._newest = checkpoint
+            self._metrics.checkpoint(state.size)
+            return checkpoint
+
+    async def run(self) -> None:
+        """Sign once a second while there is news, until cancelled."""
+        while True:
+            try:
+                await self.sign()
+            except Refused as error:
+                _log.warning("no checkpoint: %s", error)
+            await asyncio.sleep(CHECKPOINT_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    index: int
+    path: tuple[bytes, ...]
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    old_size: int
+    new_size: int
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    entries: tuple[StoredEntry, ...]
+    next_token: str
+
+
+class LogReader:
+    """Answers questions about the log. Records are shown to those whose scope covers their owner."""
+
+    def __init__(self, *, database: Database, sequencer: Sequencer, checkpointer: Checkpointer) -> None:
+        self._database = database
+        self._sequencer = sequencer
+        self._checkpointer = checkpointer
+
+    async def entry_at(self, reader: Identity, index: int) -> StoredEntry:
+        """One record. Raises NOT_IN_SCOPE, the same for another's record and for none."""
+        return await self._entry(reader, lambda _: index)
+
+    async def entry_of(self, reader: Identity, digest: bytes) -> StoredEntry:
+        """The record of one statement. Raises as ``entry_at``."""
+        if len(digest) != DIGEST_BYTES:
+            raise _field("digest", f"A statement's digest has {DIGEST_BYTES} bytes.")
+        return await self._entry(reader, lambda connection: store.index_of(connection, digest))
+
+    async def _entry(self, reader: Identity, find: Callable[[Connection], int | None]) -> StoredEntry:
+        scope = scope_of(reader)
+
+        def read(connection: Connection) -> StoredEntry | None:
+            index = find(connection)
+            if index is None or index >= 2**63:
+                return None
+            return store.load_entry(connection, index, store.CommitReader(connection))
+
+        entry = await self._database.read(read)
+        if entry is None or not scope.covers(entry.organization, entry.site):
+            raise not_in_scope("record")
+        return entry
+
+    async def history(
+        self, reader: Identity, subject: str, *, kinds: Sequence[str], page_size: int, page_token: str
+    ) -> Page:
+        """A page of a subject's records that the reader may see, oldest first. Raises NOT_IN_SCOPE, FIELD_INVALID."""
+        if not is_subject(subject):
+            raise _field("subject", "A subject is written as its kind, a slash and its id.")
+        if len(kinds) > MAX_KINDS:
+            raise _field("kinds", f"At most {MAX_KINDS} kinds can be asked for.")
+        after = _after(page_token)
+        limit = min(page_size, MAX_PAGE) if page_size > 0 else PAGE
+        scope = scope_of(reader)
+
+        def read(connection: Connection) -> Page:
+            if not store.has_visible_record(connection, subject, scope):
+                raise not_in_scope(subject.partition("/")[0])
+            rows = store.history(connection, subject, scope=scope, kinds=kinds, after=after, limit=limit + 1)
+            return _page(connection, rows, limit)
+
+        return await self._database.read(read)
+
+    async def checkpoint(self) -> Checkpoint:
+        """The newest checkpoint; one that covers everything acknowledged so far."""
+        return await self._checkpointer.sign()
+
+    async def inclusion(self, index: int, size: int) -> Inclusion:
+        """Prove a leaf under the checkpoint of ``size`` leaves, 0 for the newest. Raises RESOURCE_NOT_FOUND."""
+        covering = max(index + 1, size)
+        if covering > (await self._sequencer.state()).size:
+            raise _absent("record", index if size <= index else size - 1)
+        checkpoint: Checkpoint | None = await self._checkpointer.newest(covering=covering)
+        if size and checkpoint is not None and checkpoint.size != size:
+            checkpoint = await self._database.read(lambda connection: store.load_checkpoint(connection, size))
+        if checkpoint is None:
+            raise _absent("checkpoint of that size", size)
+        if index >= checkpoint.size:
+            raise _field("size", "That checkpoint does not cover that record.")
+        signed = checkpoint
+        path = await self._database.read(
+            lambda connection: inclusion_path(index, signed.size, store.node_reader(connection))
+        )
+        return Inclusion(index, path, signed)
+
+    async def consistency(self, old_size: int, new_size: int) -> Consistency:
+        """Prove the log of ``old_size`` leaves a prefix of that of ``new_size``; 0 is the newest checkpoint's."""
+        if new_size:
+            if new_size > (await self._sequencer.state()).size:
+                raise _absent("record", new_size - 1)
+        else:
+            new_size = (await self._checkpointer.newest(covering=old_size)).size
+        if old_size > new_size:
+            raise _field("old_size", "The old log cannot be larger than the new one.")
+        path = await self._database.read(
+            lambda connection: consistency_path(old_size, new_size, store.node_reader(connection))
+        )
+        return Consistency(old_size, new_size, path)
+
+
+def _page(connection: Connection, rows: Sequence[tuple[int, int]], limit: int) -> Page:
+    commits = store.CommitReader(connection)
+    entries: list[StoredEntry] = []
+    size = 0
+    for number, index in rows[:limit]:
+        entry = store.load_entry(connection, index, commits)
+        if entry is None:
+            raise LookupError(f"the log lacks the entry {index}")
+        entries.append(entry)
+        size += (
+            len(entry.leaf) + len(entry.statement) + sum(map(len, entry.bodies)) + sum(map(len, entry.chain))
+        )
+        last = number
+        if size > PAGE_BYTES:
+            break
+    more = len(entries) < len(rows)
+    return Page(tuple(entries), str(last) if more else "")
+
+
+def _after(token: str) -> int:
+    """Read a page token: the number of the last record that was given."""
+    if not token:
+        return 0
+    if not (token.isascii() and token.isdecimal() and len(token) <= 18):  # below 2^63
+        raise _field("page_token", "This page token was not given by this service.")
+    return int(token)
+
+
+def _field(name: str, sentence: str) -> Refused:
+    return refused(Reason.FIELD_INVALID, sentence, lifted_by="a field of that form", who="caller", field=name)
+
+
+def _absent(what: str, number: int) -> Refused:
+    return refused(Reason.RESOURCE_NOT_FOUND, f"The log has no {what}: {number}.", number=number)

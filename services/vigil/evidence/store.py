@@ -1,0 +1,450 @@
+"""The log's tables, and the reading and writing of them; every function takes the connection of its transaction.
+
+Log entries, statements and group commits are written in the order of their keys; leaves' hashes are not stored,
+they are the hashes of the leaves. A person's data can be erased (a statement's or a body's row) and the tree
+stays whole.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+)
+
+from vigil.core import cbor, cose
+from vigil.core.certificates import EVERY
+from vigil.core.merkle import Frontier, leaf_hash
+from vigil.evidence.domain import (
+    Checkpoint,
+    Commit,
+    LogState,
+    NodeReader,
+    Scope,
+    SubjectHead,
+    decode_leaf,
+    read_frontier,
+    recorded_leaf,
+    root_and_paths,
+)
+
+METADATA = MetaData()
+_KEYS_A_QUERY: Final = 400
+_INDEX = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite makes only an INTEGER the key of the table itself; there it holds 64 bits too."""
+
+ENTRY = Table(
+    "entry",
+    METADATA,
+    Column("idx", _INDEX, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("kind", String(32), nullable=False),
+    Column("organization", String(63), nullable=False),
+    Column("site", String(63), nullable=False),
+)
+STATEMENT = Table(
+    "statement",
+    METADATA,
+    Column("idx", _INDEX, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
+)
+BODY = Table(
+    "body",
+    METADATA,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+CERTIFICATE = Table(
+    "certificate",
+    METADATA,
+    Column("thumbprint", LargeBinary, primary_key=True),
+    Column("chain", LargeBinary, nullable=False),  # CBOR array of DER, leaf first, without the root
+)
+SUBJECT_RECORD = Table(
+    "subject_record",
+    METADATA,
+    Column("subject", String(256), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+NODE = Table(
+    "node",
+    METADATA,
+    Column("level", Integer, primary_key=True, autoincrement=False),  # 1 and above
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+GROUP_COMMIT = Table(
+    "group_commit",
+    METADATA,
+    Column("first", _INDEX, primary_key=True, autoincrement=False),
+    Column("items", Integer, nullable=False),
+    Column("log_time", BigInteger, nullable=False),  # ms
+    Column("signer", LargeBinary, nullable=False),
+    Column("recorded", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
+)
+CHECKPOINT = Table(
+    "checkpoint",
+    METADATA,
+    Column("size", _INDEX, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("time", BigInteger, nullable=False),  # ms
+    Column("origin", Text, nullable=False),
+    Column("note", Text, nullable=False),
+)
+
+
+# --- writing
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What is stored beside the leaf of one new entry."""
+
+    digest: bytes
+    kind: str
+    organization: str
+    site: str
+    statement: bytes
+    bodies: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCommit:
+    """The signed `recorded` of one group commit; its certificates are stored once, by thumbprint."""
+
+    statement: bytes
+    signer: bytes
+
+
+def write_commit(
+    connection: Connection,
+    commit: Commit,
+    entries: Sequence[NewEntry],
+    *,
+    signed: SignedCommit,
+    chains: Mapping[bytes, Sequence[bytes]],
+) -> None:
+    """Write everything that one group commit adds."""
+    first = commit.first
+    numbered = list(enumerate(entries, first))
+    _bulk(
+        connection,
+        ENTRY,
+        [
+            (index, leaf, entry.digest, entry.kind, entry.organization, entry.site)
+            for (index, entry), leaf in zip(numbered, commit.leaves, strict=True)
+        ],
+    )
+    _bulk(connection, STATEMENT, [(index, entry.statement) for index, entry in numbered])
+    _bulk(
+        connection,
+        SUBJECT_RECORD,
+        [
+            (link.subject, link.number, index)
+            for index, links in enumerate(commit.links, first)
+            for link in links
+        ],
+    )
+    _bulk(connection, NODE, [(node.level, node.position, node.hash) for node in commit.nodes])
+    row = (first, len(entries), commit.after.time, signed.signer, signed.statement)
+    _bulk(connection, GROUP_COMMIT, [row])
+    put_chains(connection, chains)
+    bodies = {digest: body for entry in entries for digest, body in entry.bodies.items()}
+    if bodies:
+        _put_missing(connection, BODY, bodies)
+
+
+def put_chains(connection: Connection, chains: Mapping[bytes, Sequence[bytes]]) -> None:
+    """Keep certificates that are not kept yet, by the leaf's thumbprint."""
+    if chains:
+        encoded = {thumbprint: cbor.encode(list(chain)) for thumbprint, chain in chains.items()}
+        _put_missing(connection, CERTIFICATE, encoded)
+
+
+def put_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
+    """Keep a checkpoint, unless it was kept by a write whose success nobody heard of: one size has one note."""
+    if load_checkpoint(connection, checkpoint.size) is not None:
+        return
+    connection.execute(
+        insert(CHECKPOINT),
+        {
+            "size": checkpoint.size,
+            "root": checkpoint.root,
+            "time": checkpoint.time,
+            "origin": checkpoint.origin,
+            "note": checkpoint.note,
+        },
+    )
+
+
+def _bulk(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
+    """Insert full rows in the order of the table's columns: the driver's own executemany, 25 µs a row less."""
+    if not rows:
+        return
+    sql, names = _insert_sql(table, connection.dialect)
+    if names:
+        connection.exec_driver_sql(sql, [dict(zip(names, row, strict=True)) for row in rows])
+    else:
+        connection.exec_driver_sql(sql, list(rows))
+
+
+@cache
+def _insert_sql(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+    """The INSERT of a full row, and the names of its parameters where the driver wants names."""
+    compiled = insert(table).compile(dialect=dialect)
+    return str(compiled), () if dialect.positional else tuple(column.name for column in table.columns)
+
+
+def _put_missing(connection: Connection, table: Table, values: Mapping[bytes, bytes]) -> None:
+    key, _ = table.columns
+    known: set[bytes] = set()
+    for keys in _pages(list(values)):
+        known.update(connection.execute(select(key).where(key.in_(keys))).scalars())
+    _bulk(connection, table, [(name, value) for name, value in values.items() if name not in known])
+
+
+def _pages(values: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
+    for start in range(0, len(values), _KEYS_A_QUERY):
+        yield values[start : start + _KEYS_A_QUERY]
+
+
+# --- reading the log's own state
+
+_NODE = select(NODE.c.hash).where(
+    NODE.c.level == bindparam("level"), NODE.c.position == bindparam("position")
+)
+_LEAF = select(ENTRY.c.leaf).where(ENTRY.c.idx == bindparam("idx"))
+_HEAD = (
+    select(SUBJECT_RECORD.c.number, ENTRY.c.leaf)
+    .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
+    .where(SUBJECT_RECORD.c.subject == bindparam("subject"))
+    .order_by(SUBJECT_RECORD.c.number.desc())
+    .limit(1)
+)
+_PLACES = select(ENTRY.c.digest, ENTRY.c.idx).where(ENTRY.c.digest.in_(bindparam("digests", expanding=True)))
+_ENTRY = (
+    select(ENTRY, STATEMENT.c.data)
+    .outerjoin(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
+    .where(ENTRY.c.idx == bindparam("idx"))
+)
+_COMMIT_OF = (
+    select(GROUP_COMMIT)
+    .where(GROUP_COMMIT.c.first <= bindparam("idx"))
+    .order_by(GROUP_COMMIT.c.first.desc())
+    .limit(1)
+)
+
+
+def node_reader(connection: Connection) -> NodeReader:
+    """Read complete subtrees; raises LookupError for one that is not stored."""
+
+    def read(level: int, position: int) -> bytes:
+        if level == 0:
+            leaf = connection.execute(_LEAF, {"idx": position}).scalar()
+            found = None if leaf is None else leaf_hash(leaf)
+        else:
+            found = connection.execute(_NODE, {"level": level, "position": position}).scalar()
+        if found is None:
+            raise LookupError(f"the log's tree lacks the subtree {position} of level {level}")
+        return found
+
+    return read
+
+
+def load_state(connection: Connection) -> LogState:
+    """Read the log's size, frontier and newest log time. Raises LookupError when the tree has holes."""
+    newest = connection.execute(select(func.max(ENTRY.c.idx))).scalar()
+    if newest is None:
+        return LogState(Frontier.empty(), 0)
+    commit = connection.execute(_COMMIT_OF, {"idx": newest}).one_or_none()
+    if commit is None or commit.first + commit.items != newest + 1:
+        raise LookupError("the log's newest entry belongs to no commit")
+    return LogState(read_frontier(newest + 1, node_reader(connection)), commit.log_time)
+
+
+def load_heads(connection: Connection, subjects: Iterable[str]) -> dict[str, SubjectHead]:
+    """Read the newest record of each subject that has any."""
+    heads = {}
+    for subject in subjects:
+        row = connection.execute(_HEAD, {"subject": subject}).one_or_none()
+        if row is not None:
+            heads[subject] = SubjectHead(row.number, leaf_hash(row.leaf))
+    return heads
+
+
+def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
+    """Find the log index of each statement that is on record."""
+    found: dict[bytes, int] = {}
+    for page in _pages(digests):
+        found.update((row.digest, row.idx) for row in connection.execute(_PLACES, {"digests": page}))
+    return found
+
+
+def load_chain(connection: Connection, thumbprint: bytes) -> tuple[bytes, ...]:
+    """Read a signer's certificates (DER, leaf first); empty when they are not known."""
+    column = CERTIFICATE.c.chain
+    stored = connection.execute(select(column).where(CERTIFICATE.c.thumbprint == thumbprint)).scalar()
+    return () if stored is None else tuple(cbor.decode(stored))
+
+
+# --- reading entries
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPlace:
+    """A statement's place in the log: the signed `recorded` of its commit, and the way from it to there."""
+
+    recorded: bytes  # COSE_Sign1, with certificates wherever it leaves the service
+    index: int
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """One record. ``statement`` is empty once erased; an erased body is missing from ``bodies``."""
+
+    index: int
+    leaf: bytes
+    digest: bytes
+    statement: bytes
+    chain: tuple[bytes, ...]
+    bodies: tuple[bytes, ...]
+    place: RecordedPlace
+    organization: str
+    site: str
+
+
+class CommitReader:
+    """Reads where entries are recorded, in one transaction; each group commit is read and hashed once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._commits: dict[int, tuple[bytes, tuple[tuple[bytes, ...], ...]]] = {}
+
+    def place(self, index: int) -> RecordedPlace:
+        """Answer an entry's place, certificates included. Raises LookupError when no commit holds it."""
+        row = self._connection.execute(_COMMIT_OF, {"idx": index}).one_or_none()
+        if row is None or index >= row.first + row.items:
+            raise LookupError(f"no commit holds the entry {index}")
+        if row.first not in self._commits:
+            chain = load_chain(self._connection, row.signer)
+            recorded = cose.with_chain(row.recorded, chain)
+            self._commits[row.first] = recorded, self._paths(row.first, row.items)
+        recorded, paths = self._commits[row.first]
+        return RecordedPlace(recorded, index, paths[index - row.first])
+
+    def _paths(self, first: int, count: int) -> tuple[tuple[bytes, ...], ...]:
+        inside = ENTRY.c.idx.between(first, first + count - 1)
+        query = select(ENTRY.c.idx, ENTRY.c.digest).where(inside).order_by(ENTRY.c.idx)
+        _, paths = root_and_paths(
+            [recorded_leaf(row.idx, row.digest) for row in self._connection.execute(query)]
+        )
+        if len(paths) != count:
+            raise LookupError(f"the commit at {first} lacks entries")
+        return paths
+
+
+def load_entry(connection: Connection, index: int, commits: CommitReader) -> StoredEntry | None:
+    """Read one whole record; None if there is none. Raises LookupError when the log has holes."""
+    row = connection.execute(_ENTRY, {"idx": index}).one_or_none()
+    if row is None:
+        return None
+    leaf = decode_leaf(row.leaf)
+    return StoredEntry(
+        index=index,
+        leaf=row.leaf,
+        digest=row.digest,
+        statement=row.data or b"",
+        chain=load_chain(connection, leaf.signer),
+        bodies=load_bodies(connection, leaf.bodies),
+        place=commits.place(index),
+        organization=row.organization,
+        site=row.site,
+    )
+
+
+def load_bodies(connection: Connection, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Read the bodies that are still kept, in the order of their digests."""
+    if not digests:
+        return ()
+    rows = connection.execute(select(BODY.c.digest, BODY.c.data).where(BODY.c.digest.in_(digests)))
+    kept = {row.digest: row.data for row in rows}
+    return tuple(kept[digest] for digest in digests if digest in kept)
+
+
+def index_of(connection: Connection, digest: bytes) -> int | None:
+    """Find one statement's index."""
+    return connection.execute(select(ENTRY.c.idx).where(ENTRY.c.digest == digest)).scalar()
+
+
+def visible(scope: Scope) -> ColumnElement[bool]:
+    """The condition of ``Scope.covers`` on an entry, in SQL."""
+    if scope.everything:
+        return true()
+    owned = ENTRY.c.organization != ""
+    if scope.organization != EVERY:
+        owned = ENTRY.c.organization == scope.organization
+    sited = (
+        ENTRY.c.site != ""
+        if EVERY in scope.sites
+        else (ENTRY.c.site != "") & ENTRY.c.site.in_(sorted(scope.sites))
+    )
+    return owned & (or_(sited, ENTRY.c.site == "") if scope.siteless else sited)
+
+
+def has_visible_record(connection: Connection, subject: str, scope: Scope) -> bool:
+    """Whether the scope covers any record of this subject."""
+    records = SUBJECT_RECORD.join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
+    found = exists().select_from(records).where(SUBJECT_RECORD.c.subject == subject, visible(scope))
+    return bool(connection.execute(select(found)).scalar())
+
+
+def history(
+    connection: Connection, subject: str, *, scope: Scope, kinds: Sequence[str], after: int, limit: int
+) -> list[tuple[int, int]]:
+    """Read (number, index) of a subject's visible records after a number, oldest first."""
+    query = (
+        select(SUBJECT_RECORD.c.number, SUBJECT_RECORD.c.idx)
+        .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
+        .where(SUBJECT_RECORD.c.subject == subject, SUBJECT_RECORD.c.number > after, visible(scope))
+        .order_by(SUBJECT_RECORD.c.number)
+        .limit(limit)
+    )
+    if kinds:
+        query = query.where(ENTRY.c.kind.in_(kinds))
+    return [(row.number, row.idx) for row in connection.execute(query)]
+
+
+# --- checkpoints
+
+
+def load_checkpoint(connection: Connection, size: int | None = None) -> Checkpoint | None:
+    """Read the checkpoint of one size, or the newest."""
+    query = select(CHECKPOINT).order_by(CHECKPOINT.c.size.desc()).limit(1)
+    if size is not None:
+        query = query.where(CHECKPOINT.c.size == size)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Checkpoint(row.origin, row.size, row.root, row.time, row.note)
