@@ -5,7 +5,7 @@ woken only for what it may see. A watcher that does not keep up is left behind a
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import Connection
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 class Watcher:
     """One stream: where it is, and what it has still to be sent."""
 
-    def __init__(self, *, scope: Scope, position: Position, task: "asyncio.Task[object] | None") -> None:
+    def __init__(self, *, scope: Scope, position: Position, cut: Callable[[], None]) -> None:
         self.scope = scope
         self.position = position
         """Everything up to here was sent, or is not for this watcher."""
@@ -45,7 +45,7 @@ class Watcher:
         """Challenges, each with the sequence that has to be sent before its beat."""
         self.wake = asyncio.Event()
         self.sending_since: float | None = None
-        self.task = task
+        self.cut = cut
 
     def push(self, row: Row, change: feed_pb2.Change) -> None:
         """Queue one change; too many, and the watcher is behind."""
@@ -204,10 +204,6 @@ class Hub:
     def _cut_stalled(self) -> None:
         limit = self._clock.monotonic() - STALL_S
         for watcher in (*self._everywhere, *self._limited):
-            if (
-                watcher.task is not None
-                and watcher.sending_since is not None
-                and watcher.sending_since < limit
-            ):
+            if watcher.sending_since is not None and watcher.sending_since < limit:
                 _log.warning("a reader of a feed takes nothing any more and is cut off")
-                watcher.task.cancel()
+                watcher.cut()

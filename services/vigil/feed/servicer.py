@@ -16,6 +16,7 @@ from vigil.feed.change import START, Position, Row, Scope
 from vigil.feed.hub import POLL_S, Hub, Watcher
 from vigil.feed.outbox import Outbox
 from vigil.feed.reading import continues, read_head, read_state, read_tail
+from vigil.rpc.call import Call
 from vigil.rpc.caller import caller_of
 
 NONCE_BYTES = 16
@@ -65,7 +66,7 @@ class FeedServicer(feed_pb2_grpc.FeedServiceServicer):
         watcher = Watcher(
             scope=Scope(sites=sites, kinds=frozenset(start.kinds)),
             position=Position(start.after_sequence, start.mark),
-            task=asyncio.current_task(),
+            cut=_cutter(context),
         )
         self._hub.join(watcher)
         listening = asyncio.create_task(self._listen(request_iterator, watcher))
@@ -166,6 +167,19 @@ async def _start(requests: AsyncIterator[feed_pb2.WatchRequest]) -> feed_pb2.Wat
     if len(first.start.kinds) > MAX_KINDS:
         raise _malformed(f"At most {MAX_KINDS} kinds can be asked for.", "start.kinds")
     return first.start
+
+
+def _cutter(context: Context) -> Callable[[], None]:
+    """Make what ends this call from outside, with a status where the server can give one."""
+    task = asyncio.current_task()
+
+    def cut() -> None:
+        if isinstance(context, Call):
+            context.cut(refused(Reason.SERVICE_UNAVAILABLE, "The changes were not taken; watch again."))
+        elif task is not None:
+            task.cancel()
+
+    return cut
 
 
 def _batch(watcher: Watcher, changes: list[feed_pb2.Change]) -> feed_pb2.WatchResponse:
