@@ -5,6 +5,7 @@ Everything here is pure: the caller brings verified identities, its clock and wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vigil.core import merkle
 from vigil.core.certificates import ChainVerifier, Identity, Kind
@@ -85,7 +86,7 @@ def check_recorded(
 
 
 def person_of(
-    statement: Statement[object], verifier: ChainVerifier, *, at: int, grace: bool = False
+    statement: Statement[Any], verifier: ChainVerifier, *, at: int, grace: bool = False
 ) -> Identity:
     """The person who signed, by the chain that travelled with it and as valid ``at``. Raises the chain's refusal."""
     person = verifier.verify(statement.chain, at=at, kinds=frozenset({Kind.PERSON}), grace=grace)

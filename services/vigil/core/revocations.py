@@ -79,7 +79,9 @@ def check_reinstatement(read_one: ReadEntry, verifier: ChainVerifier, *, at: int
         )
     people: set[str] = set()
     for statement in statements:
-        person = verifier.verify(statement.chain, at=at, kinds=frozenset({Kind.PERSON}), grace=True)
+        # A reader that catches up months later meets credentials long ended: judged when the statement was signed.
+        signed_at = min(at, statement.issued_at * 1000)
+        person = verifier.verify(statement.chain, at=signed_at, kinds=frozenset({Kind.PERSON}), grace=True)
         check(statement, person)
         if not person.has_role(*REVOKER_ROLES):
             raise refused(Reason.ROLE_NOT_PERMITTED, "a reinstatement is signed by people of the recall team")
