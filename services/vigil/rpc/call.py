@@ -35,12 +35,14 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         judge: Callable[[], Identity],
         parse: Callable[[bytes], Any],
         serialize: Callable[[Any], bytes],
+        report: Callable[[BaseException], Refused],
     ) -> None:
         self._context = context
         self._scope = scope
         self._judge = judge
         self._parse = parse
         self._serialize = serialize
+        self.report = report
         self._caller = caller
         self._task = asyncio.current_task()
         self._drain: Callable[[], None] | None = None

@@ -93,6 +93,7 @@ class Guard:
             judge=lambda: admission.identify(credential, method),
             parse=handler.request_deserializer or bytes,
             serialize=handler.response_serializer or bytes,
+            report=lambda error: self.failed(method, error),
         )
         deadline.begin(context.time_remaining())
         caller_module.begin(call.obligation)

@@ -24,11 +24,12 @@ TRAILER = "grpc-status-details-bin"
 RETRY_SECONDS = 1
 """What RetryInfo proposes."""
 MAX_SENTENCE = 1024
-MAX_VALUES = 32
-MAX_VALUE = 512
+"""Bytes of a sentence; longer ones are cut, as values are at MAX_VALUE."""
+MAX_VALUE = 256
+MAX_VALUES = 16
 MAX_REFUSALS = 16
 MAX_STATUS_BYTES = 12 * 1024
-"""Trailers of a few kilobytes pass every proxy; ours accept 32 KiB (see ``options.py``)."""
+"""Trailers of a few kilobytes pass every proxy; ours accept 32 KiB (see ``options``). One refusal always fits."""
 
 _RESERVED = re.compile(r"^(?:value-|refusal-\d|lifted_by$|who$)")
 
@@ -230,4 +231,8 @@ def _status_code(number: int) -> grpc.StatusCode:
 
 
 def _cut(words: str, size: int) -> str:
-    return words if len(words) <= size else words[: size - 1] + "…"
+    # Lone surrogates have no encoding; a sentence with one is still told.
+    encoded = words.encode("utf-8", "replace")
+    if len(encoded) <= size:
+        return encoded.decode()
+    return encoded[: size - 3].decode("utf-8", "ignore") + "…"

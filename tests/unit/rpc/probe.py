@@ -11,6 +11,7 @@ from google.rpc import status_pb2
 from vigil.api.access.v1 import access_pb2
 from vigil.errors import Reason, Refusal, Refused, refused
 from vigil.rpc.caller import caller_of, require_organization, require_site
+from vigil.rpc.streams import serve_exchange
 
 PACKAGE = "vigil.probe.v1"
 SERVICE = f"{PACKAGE}.ProbeService"
@@ -141,6 +142,7 @@ class ProbeServicer:
         self.seen: list[str] = []
         self.ended: asyncio.Event = asyncio.Event()
         self.hold = asyncio.Event()
+        self.flooded = 0
         self.remaining: Callable[[], float | None] = lambda: None
 
     async def Ping(self, request: Any, context: Any) -> Any:
@@ -209,13 +211,31 @@ class ProbeServicer:
     async def Flood(self, _request: Any, _context: Any) -> AsyncIterator[Any]:
         try:
             while True:
+                self.flooded += 1
                 yield Probe(text="x" * 500_000)
         finally:
             self.ended.set()
 
-    async def Exchange(self, requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield request
+    def Exchange(self, requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Any]:
+        return serve_exchange(
+            requests,
+            self.serve_item,
+            unpack=lambda probe: probe.items,
+            pack=lambda items: Probe(items=items),
+            failed=lambda call_id, error: Item(call_id=call_id, error=error),
+            max_in_flight=8,
+        )
+
+    async def serve_item(self, item: Any) -> Any:
+        self.seen.append(item.text)
+        match item.text:
+            case "refuse":
+                raise SEVERAL
+            case "defect":
+                raise RuntimeError("the secret is 42")
+            case "hold":
+                await self.hold.wait()
+        return Item(text=item.text)
 
 
 def add_to_server(servicer: ProbeServicer, server: Any) -> None:
