@@ -18,7 +18,7 @@ from rich.table import Table
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.channel import Channels
-from vigil.rpc.service_main import PARENT_PIPE_VARIABLE
+from vigil.rpc.service_main import PARENT_FD
 from vigil.rpc.tls import TlsFiles
 from vigil.run import first, seed
 from vigil.run.configs import config_path, python_module, write_service_configs
@@ -47,7 +47,7 @@ class Installation:
         self.supervisor = Supervisor(
             clock=SystemClock(),
             on_event=lambda name, words: say(f"{name} {words}"),
-            parent_variable=PARENT_PIPE_VARIABLE,
+            parent_variable=PARENT_FD,
         )
 
     async def start(self) -> None:
