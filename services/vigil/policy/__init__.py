@@ -1,0 +1,1 @@
+"""Decisions: facts, Rego, permits."""
