@@ -203,10 +203,12 @@ class Replica:
         self._require_whole()
         if beat.sequence < self._position.sequence:
             raise _UnusableError(f"a beat at {beat.sequence} follows {self._position.sequence}")
-        sent = self._outstanding.get(beat.nonce)
-        if sent is None:
+        if beat.nonce not in self._outstanding:
             raise _UnusableError("a beat answers no challenge of this stream")
-        self._outstanding = {nonce: at for nonce, at in self._outstanding.items() if at > sent}
+        sent = self._outstanding[beat.nonce]
+        while beat.nonce in self._outstanding:
+            # Those before it are in the order of their sending; what it answers, it answers for them too.
+            del self._outstanding[next(iter(self._outstanding))]
         self._position = Position(beat.sequence, beat.mark)
         self._answered = sent
         self._failures = 0

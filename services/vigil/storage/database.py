@@ -65,6 +65,10 @@ class Reader:
     def __init__(self, engine: Engine, *, threads: int) -> None:
         self._engine = engine
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="vigil-reader")
+        # One connection stays open: when the last one closes, SQLite removes the log, and a full disk would not
+        # let the next reader make it again.
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").fetchall()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
         """Run in a read transaction; raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE)."""

@@ -308,8 +308,12 @@ async def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
         await stuck.read()
         await until(lambda: len(hub._everywhere) == 2)
         await until(lambda: any(w.sending_since is not None for w in hub._everywhere))
-        clock.advance(STALL_S + 1)
-        await until(lambda: len(hub._everywhere) == 1)
+
+        def cut_off() -> bool:
+            clock.advance(STALL_S + 1)
+            return len(hub._everywhere) == 1
+
+        await until(cut_off)
         await owner.put(("after", b"v"))
         assert [c.key for c in (await idle.read()).changes.changes] == ["after"]
     await owner.stop()
