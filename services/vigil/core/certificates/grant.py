@@ -34,12 +34,16 @@ class Kind(StrEnum):
 TLS_KINDS = (Kind.SERVICE, Kind.GATEWAY, Kind.PERSON, Kind.DEVICE)
 """The kinds that present their certificate in a handshake, each through its own intermediate."""
 
-GRANT_OID = x509.ObjectIdentifier("2.25.174665421323105786097750178479147519225")
-"""UUID 83675626-0317-4e43-a7a0-a5571cdf0cf9 under 2.25 (ITU-T X.667): nobody's register to ask."""
+GRANT_OID = x509.ObjectIdentifier("1.2.840.113556.1.8000.2554.33639.22054.791.20035.42912.10835740.14617849")
+"""UUID 83675626-0317-4e43-a7a0-a5571cdf0cf9 under the arc that Microsoft keeps for GUIDs in parts of at most 24
+bits: nobody's register to ask. Under 2.25 (ITU-T X.667) it would be one number of 128 bits, and Go refuses every
+certificate in which a number of an OID is longer than 31 bits."""
 
-STATEMENT_SIGNING_OID = x509.ObjectIdentifier("2.25.83711844003708757437642831082623707289")
+STATEMENT_SIGNING_OID = x509.ObjectIdentifier(
+    "1.2.840.113556.1.8000.2554.16122.20624.40355.20099.39499.9660355.3254425"
+)
 """The only extended key usage of a certificate that names statements: a TLS stack, which wants clientAuth or
-serverAuth, refuses it. UUID 3efa5090-9da3-4e83-9a4b-9367c331a899."""
+serverAuth, refuses it. UUID 3efa5090-9da3-4e83-9a4b-9367c331a899, in the same way."""
 
 EVERY = "*"
 """As a site: every one of the organization. As an organization: every one (services, the operator)."""
