@@ -103,6 +103,7 @@ class GrpcServer:
         try:
             port = server.add_secure_port(self._listen, self._credentials())
         except RuntimeError as error:
+            await server.stop(None)
             raise ListenError(f"{self._listen} cannot be bound: is another process using it?") from error
         self._server = server
         await self.health.serving(self._services)

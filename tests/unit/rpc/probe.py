@@ -155,7 +155,7 @@ class ProbeServicer:
             case "several":
                 raise SEVERAL
             case "defect":
-                raise RuntimeError("the secret is 42")
+                raise RuntimeError("the secret is forty-two")
             case "remaining":
                 return Probe(text=repr(self.remaining()))
             case "hold":
@@ -232,7 +232,7 @@ class ProbeServicer:
             case "refuse":
                 raise SEVERAL
             case "defect":
-                raise RuntimeError("the secret is 42")
+                raise RuntimeError("the secret is forty-two")
             case "hold":
                 await self.hold.wait()
         return Item(text=item.text)
