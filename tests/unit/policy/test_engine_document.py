@@ -4,7 +4,7 @@ import importlib.util
 
 from tests.support.opa import ROOT
 
-SCRIPT = ROOT / "scripts" / "policy_doc.py"
+SCRIPT = ROOT / "deploy" / "tools" / "policy_doc.py"
 
 
 def test_the_generated_parts_of_the_page_are_current() -> None:
@@ -14,4 +14,4 @@ def test_the_generated_parts_of_the_page_are_current() -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     page = script.PAGE.read_text()
-    assert script.render(page) == page, "run scripts/policy_doc.py"
+    assert script.render(page) == page, "run deploy/tools/policy_doc.py"

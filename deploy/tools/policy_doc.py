@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a script, run by path
 """Write the generated parts of docs/policy.md: the fields of a question, and the tables of effects by class.
 
-`python scripts/policy_doc.py` rewrites the page, `--check` only says whether it is current. The tables are made by
+`python deploy/tools/policy_doc.py` rewrites the page, `--check` only says whether it is current. The tables are made by
 asking the bundle that comes with Vigil; nothing in them is written by hand.
 """
 
@@ -197,7 +197,7 @@ def main(arguments: list[str]) -> int:
     current = render(page)
     if "--check" in arguments:
         if page != current:
-            sys.stderr.write(f"{PAGE} is not current: run scripts/policy_doc.py\n")
+            sys.stderr.write(f"{PAGE} is not current: run deploy/tools/policy_doc.py\n")
         return int(page != current)
     PAGE.write_text(current)
     return 0
