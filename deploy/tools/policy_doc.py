@@ -16,7 +16,7 @@ from typing import Any
 from vigil.policy.engine.bundle import DEFAULT_BUNDLE, read_bundle
 from vigil.policy.engine.wasm import WasmEngine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "policy.md"
 SCHEMA = ROOT / "policies" / "schemas" / "command.json"
 
