@@ -221,6 +221,7 @@ class Credential(_message.Message):
     OPERATIONAL_UNTIL_MS_FIELD_NUMBER: _builtins.int
     NOT_AFTER_MS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_MS_FIELD_NUMBER: _builtins.int
+    ISSUED_BY_FIELD_NUMBER: _builtins.int
     thumbprint: _builtins.str
     """SHA-256 of the certificate, lowercase hex."""
     principal_id: _builtins.str
@@ -230,6 +231,8 @@ class Credential(_message.Message):
     operational_until_ms: _builtins.int
     not_after_ms: _builtins.int
     create_time_ms: _builtins.int
+    issued_by: _builtins.str
+    """The administrator who had it issued, or the person who renewed it."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -246,10 +249,11 @@ class Credential(_message.Message):
         operational_until_ms: _builtins.int = ...,
         not_after_ms: _builtins.int = ...,
         create_time_ms: _builtins.int = ...,
+        issued_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "create_time_ms", b"create_time_ms", "not_after_ms", b"not_after_ms", "operational_until_ms", b"operational_until_ms", "organization_id", b"organization_id", "principal_id", b"principal_id", "roles", b"roles", "site_ids", b"site_ids", "thumbprint", b"thumbprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_pem", b"certificate_pem", "create_time_ms", b"create_time_ms", "issued_by", b"issued_by", "not_after_ms", b"not_after_ms", "operational_until_ms", b"operational_until_ms", "organization_id", b"organization_id", "principal_id", b"principal_id", "roles", b"roles", "site_ids", b"site_ids", "thumbprint", b"thumbprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -950,8 +954,9 @@ Global___RenewDeviceCertificatesRequest: _TypeAlias = RenewDeviceCertificatesReq
 
 @_typing.final
 class DevicePossession(_message.Message):
-    """What a device signs with its identity key: SHA-256 over the context string "vigil device possession v1", the nonce and
-    the digests of both signing requests.
+    """What a device signs with its identity key (ES256): SHA-256 over the context string "vigil device possession v1", the
+    nonce and the SHA-256 digests of both signing requests' PEM texts, TLS first. The nonce of an enrolment is the one that
+    StartEnrolment answered; that of a renewal is the device id followed by the device's time (ms, 8 bytes, big endian).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1369,15 +1374,48 @@ class ReportDevicesRequest(_message.Message):
 Global___ReportDevicesRequest: _TypeAlias = ReportDevicesRequest  # noqa: Y015
 
 @_typing.final
-class ReportDevicesResponse(_message.Message):
+class RefusedReport(_message.Message):
+    """Why one report changed nothing; the others of its request were taken."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    reason: _builtins.str
+    """The reason's stable name, such as NOT_IN_SCOPE."""
+    sentence: _builtins.str
     def __init__(
         self,
+        *,
+        device_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        sentence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "reason", b"reason", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedReport: _TypeAlias = RefusedReport  # noqa: Y015
+
+@_typing.final
+class ReportDevicesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedReport]: ...
+    def __init__(
+        self,
+        *,
+        refused: _abc.Iterable[Global___RefusedReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
