@@ -45,6 +45,7 @@ SLICE = 16
 MAX_HEADS = 131_072
 """Subjects whose newest record is remembered: more than the devices, sites and people of the working size."""
 
+_SIGNER_REFUSED = frozenset({Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_EXPIRED})
 _log = logging.getLogger(__name__)
 
 
@@ -132,7 +133,7 @@ class Sequencer:
     async def append(self, submission: Submission) -> RecordedPlace:
         """Record one statement; returns when it is durable. The same statement again gets the same answer.
 
-        Raises STATEMENT_MALFORMED, SIGNATURE_INVALID, CERTIFICATE_INVALID, CERTIFICATE_EXPIRED, FIELD_INVALID,
+        Raises STATEMENT_MALFORMED, SIGNATURE_INVALID (its signer's certificate included), FIELD_INVALID,
         REQUEST_TOO_LARGE for what cannot be recorded; EVIDENCE_UNAVAILABLE and STORAGE_UNAVAILABLE when it may
         or may not have been: send it again.
         """
@@ -210,7 +211,15 @@ class Sequencer:
         statement = read_any(submission.statement)
         subjects = subjects_of(submission.subjects, statement.subject)
         digests = body_digests(submission.bodies)
-        signed = await self._signers.identify(statement, now=self._clock.now())
+        try:
+            signed = await self._signers.identify(statement, now=self._clock.now())
+        except Refused as refusal:
+            # Not the caller's own certificate: what is refused here is the statement.
+            if refusal.reason in _SIGNER_REFUSED:
+                raise refused(
+                    Reason.SIGNATURE_INVALID, refusal.refusals[0].sentence, cause=refusal.reason
+                ) from refusal
+            raise
         check(statement, signed.identity)
         admitted = Admitted(
             kind=str(statement.kind),

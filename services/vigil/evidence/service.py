@@ -56,9 +56,17 @@ class LogKey:
         self.verifier_key = verifier_key(origin, self._public)
 
     @classmethod
-    def at(cls, path: Path, *, origin: str, generate: Callable[[], Ed25519PrivateKey]) -> "LogKey":
-        """Load the key, or make it (mode 0600) at the first start. Raises LogDamagedError for another kind of key."""
+    def at(
+        cls, path: Path, *, origin: str, first_start: bool, generate: Callable[[], Ed25519PrivateKey]
+    ) -> "LogKey":
+        """Load the key, or make it (mode 0600) at the first start.
+
+        Raises LogDamagedError when the log has signed checkpoints and its key is gone, or is no Ed25519 key: a
+        new key would be another log.
+        """
         if not path.exists():
+            if not first_start:
+                raise LogDamagedError(f"the key that signed this log's checkpoints is missing: {path}")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             store_private_key(path, generate())
         key = load_private_key(path)

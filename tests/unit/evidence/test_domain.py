@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.core import cbor, merkle
 from vigil.core.certificates import EVERY
 from vigil.core.merkle import Frontier, leaf_hash

@@ -1,0 +1,126 @@
+"""The evidence service: ``python -m vigil.evidence --config FILE``."""
+
+import asyncio
+import os
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from vigil.api.evidence.v1 import evidence_pb2_grpc
+from vigil.core.certificates import Kind, load_pair
+from vigil.core.statements.envelope import Scribe
+from vigil.errors import Reason, refused
+from vigil.evidence import store
+from vigil.evidence.config import EvidenceConfig
+from vigil.evidence.domain import origin_of
+from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.sequencer import Sequencer
+from vigil.evidence.service import Checkpointer, LogKey, LogReader
+from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
+from vigil.evidence.signers import Signers
+from vigil.evidence.trust import CurrentVerifier, RevokedCallers
+from vigil.rpc.channel import Channels
+from vigil.rpc.options import MAX_MESSAGE_BYTES
+from vigil.rpc.server import GrpcServer, Servicer
+from vigil.rpc.service_main import Process, run
+from vigil.rpc.tls import TlsWatcher
+from vigil.storage import Database, open_database
+
+
+def open_sequencer(
+    config: EvidenceConfig,
+    process: Process,
+    *,
+    database: Database,
+    verifier: CurrentVerifier,
+    metrics: LogMetrics,
+) -> Sequencer:
+    """Wire the log's writer. Raises CERTIFICATE_INVALID when the key is not for signing `recorded`."""
+    pair = load_pair(config.signer_certificate, config.signer_key)
+    signer = verifier().verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
+    if not signer.may_sign("recorded"):
+        raise refused(Reason.CERTIFICATE_INVALID, "The signer's certificate was not made for `recorded`.")
+    return Sequencer(
+        database=database,
+        signers=Signers(database=database, verifier=verifier),
+        scribes=lambda: Scribe(
+            signer=pair.signer,
+            issuer=f"{signer.kind}/{signer.id}",
+            clock=process.clock,
+            entropy=os.urandom,
+            numbered=True,
+        ),
+        recorded_chain=pair.chain_der,
+        origin=origin_of(config.trust_domain),
+        clock=process.clock,
+        metrics=metrics,
+    )
+
+
+async def serve(config: EvidenceConfig, process: Process) -> None:
+    """Wire and serve until told to stop."""
+    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
+    metrics = LogMetrics(process.metrics)
+    database = open_database(config.database, metadata=store.METADATA, migrations="vigil.evidence.migrations")
+    sequencer = open_sequencer(config, process, database=database, verifier=verifier, metrics=metrics)
+    key = LogKey.at(
+        config.log_key,
+        origin=origin_of(config.trust_domain),
+        first_start=database.read_now(store.load_checkpoint) is None,
+        generate=Ed25519PrivateKey.generate,
+    )
+    checkpointer = Checkpointer(
+        database=database, sequencer=sequencer, key=key, clock=process.clock, metrics=metrics
+    )
+    reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
+    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=process.clock)
+    tasks = [
+        process.supervise("sequencer", sequencer.run()),
+        process.supervise("checkpoints", checkpointer.run()),
+    ]
+    revoked = None
+    if "revocation" in config.peers:
+        channel = channels.service(config.peer("revocation"), "revocation")
+        revoked = RevokedCallers(channel_factory=lambda: channel, clock=process.clock, entropy=os.urandom)
+        tasks.append(process.supervise("revocations", revoked.run()))
+    server = GrpcServer(
+        role="evidence",
+        tls=config.tls,
+        clock=process.clock,
+        listen=config.listen,
+        servicers=_servicers(sequencer, reader, checkpointer),
+        revocation_check=None if revoked is None else revoked.refusal,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        metrics=process.metrics,
+    )
+    process.ready(await server.start())
+    await process.until_stopped()
+    await server.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await channels.close()
+    database.close()
+
+
+def _servicers(sequencer: Sequencer, reader: LogReader, checkpointer: Checkpointer) -> list[Servicer]:
+    return [
+        (
+            evidence_pb2_grpc.add_EvidenceLogServiceServicer_to_server,
+            EvidenceLogServicer(sequencer=sequencer),
+            "vigil.api.evidence.v1.EvidenceLogService",
+        ),
+        (
+            evidence_pb2_grpc.add_EvidenceReadServiceServicer_to_server,
+            EvidenceReadServicer(reader=reader, checkpointer=checkpointer),
+            "vigil.api.evidence.v1.EvidenceReadService",
+        ),
+    ]
+
+
+def main() -> None:
+    """Run the service."""
+    run("evidence", EvidenceConfig, serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What the evidence service is told."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from vigil.rpc.service_main import BaseServiceConfig
+
+
+class EvidenceConfig(BaseServiceConfig):
+    """The evidence service. ``peers.revocation``, where named, tells which callers are revoked."""
+
+    signer_certificate: Path = Field(description="PEM: the certificate of the signer of `recorded`.")
+    signer_key: Path = Field(description="PEM: the key of that certificate.")
+
+    @property
+    def database(self) -> Path:
+        """Where the log lies."""
+        return self.data_dir / "evidence.db"
+
+    @property
+    def log_key(self) -> Path:
+        """The log's own key, which signs checkpoints; made at the first start."""
+        return self.data_dir / "log.key"

@@ -1,0 +1,156 @@
+"""gRPC handlers of the log: convert, call, convert."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2  # type: ignore[import-untyped]
+
+from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from vigil.core.certificates import Identity, Kind
+from vigil.evidence.domain import Checkpoint, decode_leaf, not_in_scope
+from vigil.evidence.sequencer import Sequencer, Submission
+from vigil.evidence.service import Checkpointer, LogReader
+from vigil.evidence.store import RecordedPlace, StoredEntry
+from vigil.rpc.caller import caller_of, scope_filtered
+from vigil.rpc.streams import serve_exchange
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EvidenceLogServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
+    """Takes statements from services and gateways."""
+
+    def __init__(self, *, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+
+    async def Append(  # noqa: N802 - the contract's name
+        self, request_iterator: AsyncIterator[evidence_pb2.AppendRequest], context: Context
+    ) -> AsyncIterator[evidence_pb2.AppendResponse]:
+        caller = caller_of(context)
+
+        async def append(item: evidence_pb2.AppendItem) -> evidence_pb2.AppendOutcome:
+            place = await self._sequencer.append(_submission(item, caller))
+            return evidence_pb2.AppendOutcome(recorded=_recorded(place))
+
+        responses = serve_exchange(
+            request_iterator,
+            append,
+            unpack=lambda request: request.items,
+            pack=lambda outcomes: evidence_pb2.AppendResponse(items=outcomes),
+            failed=_failed,
+        )
+        async for response in responses:
+            yield response
+
+
+class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
+    """Answers people's questions."""
+
+    def __init__(self, *, reader: LogReader, checkpointer: Checkpointer) -> None:
+        self._reader = reader
+        self._checkpointer = checkpointer
+
+    async def GetEntry(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.GetEntryRequest, context: Context
+    ) -> evidence_pb2.Entry:
+        caller = caller_of(context)
+        if request.WhichOneof("entry") == "digest":
+            entry = await self._reader.entry_of(caller, request.digest)
+        else:
+            entry = await self._reader.entry_at(caller, request.index)
+        scope_filtered(caller)
+        return _entry(entry)
+
+    async def ListHistory(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.ListHistoryRequest, context: Context
+    ) -> evidence_pb2.ListHistoryResponse:
+        caller = caller_of(context)
+        page = await self._reader.history(
+            caller,
+            request.subject,
+            kinds=tuple(request.kinds),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        scope_filtered(caller)
+        return evidence_pb2.ListHistoryResponse(
+            entries=[_entry(entry) for entry in page.entries], next_page_token=page.next_token
+        )
+
+    async def GetInclusionProof(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.GetInclusionProofRequest, context: Context
+    ) -> evidence_pb2.InclusionProof:
+        caller_of(context)
+        proof = await self._reader.inclusion(request.index, request.size)
+        return evidence_pb2.InclusionProof(
+            index=proof.index,
+            size=proof.checkpoint.size,
+            path=proof.path,
+            checkpoint=self._checkpoint(proof.checkpoint),
+        )
+
+    async def GetConsistencyProof(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.GetConsistencyProofRequest, context: Context
+    ) -> evidence_pb2.ConsistencyProof:
+        caller_of(context)
+        proof = await self._reader.consistency(request.old_size, request.new_size)
+        return evidence_pb2.ConsistencyProof(
+            old_size=proof.old_size, new_size=proof.new_size, path=proof.path
+        )
+
+    async def GetCheckpoint(  # noqa: N802 - the contract's name
+        self, _request: evidence_pb2.GetCheckpointRequest, context: Context
+    ) -> evidence_pb2.Checkpoint:
+        caller_of(context)
+        return self._checkpoint(await self._reader.checkpoint())
+
+    def _checkpoint(self, checkpoint: Checkpoint) -> evidence_pb2.Checkpoint:
+        return evidence_pb2.Checkpoint(
+            size=checkpoint.size,
+            root=checkpoint.root,
+            time_ms=checkpoint.time,
+            note=checkpoint.note,
+            verifier_key=self._checkpointer.verifier_key,
+        )
+
+
+def _submission(item: evidence_pb2.AppendItem, caller: Identity) -> Submission:
+    # A gateway speaks for the sites in its certificate: it cannot write into another hospital's history.
+    if caller.kind is Kind.GATEWAY and not caller.covers_site(item.organization_id, item.site_id):
+        raise not_in_scope("site")
+    return Submission(
+        statement=item.statement,
+        subjects=tuple(item.subjects),
+        bodies=tuple(item.bodies),
+        organization=item.organization_id,
+        site=item.site_id,
+        sender=caller.spiffe_id,
+    )
+
+
+def _failed(call_id: int, status: status_pb2.Status) -> evidence_pb2.AppendOutcome:
+    return evidence_pb2.AppendOutcome(call_id=call_id, error=status)
+
+
+def _recorded(place: RecordedPlace) -> evidence_pb2.RecordedItem:
+    return evidence_pb2.RecordedItem(recorded=place.recorded, index=place.index, path=place.path)
+
+
+def _entry(entry: StoredEntry) -> evidence_pb2.Entry:
+    leaf = decode_leaf(entry.leaf)
+    return evidence_pb2.Entry(
+        index=entry.index,
+        leaf=entry.leaf,
+        kind=leaf.kind,
+        log_time_ms=leaf.log_time,
+        digest=entry.digest,
+        statement=entry.statement,
+        chain=entry.chain,
+        subjects=[
+            evidence_pb2.SubjectNumber(subject=link.subject, number=link.number, previous=link.previous)
+            for link in leaf.subjects
+        ],
+        bodies=entry.bodies,
+        recorded=_recorded(entry.place),
+    )

@@ -1,0 +1,324 @@
+"""Group commits: what is answered is durable, numbered, provable, and there once."""
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from tests.unit.evidence.conftest import DEVICE, Log, World, Writer, new_key, submission
+from vigil.core import cose, merkle
+from vigil.core.certificates import ChainVerifier
+from vigil.core.digest import sha256
+from vigil.core.merkle import leaf_hash
+from vigil.core.statements.bodies import Recorded
+from vigil.core.statements.envelope import check, read
+from vigil.errors import Reason, Refused
+from vigil.evidence import sequencer as sequencer_module
+from vigil.evidence import store
+from vigil.evidence.domain import decode_leaf, recorded_leaf
+from vigil.evidence.sequencer import LogDamagedError, Submission
+from vigil.evidence.store import RecordedPlace
+from vigil.storage import assert_migrations_match
+
+
+def check_place(world: World, place: RecordedPlace, digest: bytes) -> Recorded:
+    """What a device does with a `recorded`, by hand."""
+    recorded = read(place.recorded, Recorded)
+    signer = world.verifier.verify(recorded.chain, at=world.clock.now())
+    assert signer.may_sign("recorded")
+    check(recorded, signer)
+    body = recorded.body
+    assert merkle.verify_inclusion(
+        leaf=recorded_leaf(place.index, digest),
+        index=place.index - body.first,
+        size=body.count,
+        path=place.path,
+        root=body.root,
+    )
+    return body
+
+
+async def refusal_of(log: Log, entry: Submission) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await log.sequencer.append(entry)
+    return caught.value
+
+
+async def leaves_of(log: Log) -> list[bytes]:
+    rows = await log.database.read(
+        lambda connection: connection.execute(store.ENTRY.select().order_by(store.ENTRY.c.idx)).all()
+    )
+    return [row.leaf for row in rows]
+
+
+def test_migrations_lead_to_the_tables() -> None:
+    assert_migrations_match(store.METADATA, "vigil.evidence.migrations")
+
+
+async def test_what_arrives_together_is_one_commit(world: World, log: Log) -> None:
+    writer = world.writer()
+    holds = [writer.hold(reason=str(place)) for place in range(5)]
+    pending = [asyncio.create_task(log.sequencer.append(submission(hold))) for hold in holds]
+    await asyncio.sleep(0)
+    log.start()
+    places = await asyncio.gather(*pending)
+    assert [place.index for place in places] == [0, 1, 2, 3, 4]
+    for hold, place in zip(holds, places, strict=True):
+        body = check_place(world, place, hold.digest)
+        assert (body.first, body.count, body.time) == (0, 5, world.clock.now())
+    assert len({place.recorded for place in places}) == 1
+    leaves = [decode_leaf(leaf) for leaf in await leaves_of(log)]
+    assert [leaf.digest for leaf in leaves] == [hold.digest for hold in holds]
+    assert [leaf.subjects[0].number for leaf in leaves] == [1, 2, 3, 4, 5]
+    assert leaves[0].subjects[0].subject == f"device/{DEVICE}"
+    state = await log.sequencer.state()
+    assert state.frontier.root() == merkle.tree_root([leaf_hash(leaf) for leaf in await leaves_of(log)])
+
+
+async def test_the_same_statement_is_on_record_once(world: World, log: Log) -> None:
+    writer = world.writer()
+    hold, other = writer.hold(), writer.hold()
+    twice = [asyncio.create_task(log.sequencer.append(submission(hold))) for _ in range(2)]
+    await asyncio.sleep(0)
+    log.start()
+    first, second = await asyncio.gather(*twice)
+    await log.sequencer.append(submission(other))
+    later = await log.sequencer.append(submission(hold, subjects=["site/another"]))
+    assert first == second == later
+    assert (await log.sequencer.state()).size == 2
+
+
+async def test_another_signature_over_the_same_content_is_the_same_statement(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    hold = writer.hold()
+    sign1 = hold.sign1
+    again = writer.credential.signer.sign(sign1.to_be_signed)
+    resigned = hold.data.replace(sign1.signature, again)
+    assert resigned != hold.data
+    first = await log.sequencer.append(submission(hold))
+    second = await log.sequencer.append(Submission(statement=resigned))
+    assert first == second
+
+
+async def test_a_known_signer_needs_no_certificate_beside_its_statement(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    bare = Submission(statement=cose.without_chain(writer.hold().data))
+    refused = await refusal_of(log, bare)
+    assert refused.reason is Reason.SIGNATURE_INVALID
+    assert refused.refusals[0].values["cause"] == Reason.CERTIFICATE_INVALID
+    await log.sequencer.append(submission(writer.hold()))
+    assert (await log.sequencer.append(bare)).index == 1
+    world.verifier = ChainVerifier(world.pki.bundle)
+    again = world.open()
+    third = Submission(statement=cose.without_chain(writer.hold().data))
+    assert (await again.sequencer.append(third)).index == 2
+
+
+async def test_only_the_path_to_the_root_is_kept_of_a_chain(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    hold = writer.hold()
+    leaf, intermediate = writer.credential.chain
+    stranger = world.writer("p-other").credential.chain[0]
+    padded = cose.with_chain(hold.data, (leaf, stranger))
+    await log.sequencer.append(Submission(statement=padded))
+    kept = await log.database.read(lambda connection: store.load_chain(connection, hold.signer))
+    assert kept == (leaf, intermediate)
+
+
+async def test_what_cannot_be_trusted_changes_nothing(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    hold = writer.hold()
+    flipped = hold.data.replace(hold.sign1.signature, bytes(64))
+    cases: list[tuple[bytes, Reason]] = [
+        (b"", Reason.STATEMENT_MALFORMED),
+        (hold.data + b"\x00", Reason.STATEMENT_MALFORMED),
+        (flipped, Reason.SIGNATURE_INVALID),
+        (of_another_domain(world), Reason.SIGNATURE_INVALID),
+        (by_a_gateway(world), Reason.SIGNATURE_INVALID),
+    ]
+    for data, reason in cases:
+        assert (await refusal_of(log, Submission(statement=data))).reason is reason
+    many = Submission(statement=hold.data, subjects=[f"device/{place}" for place in range(65)])
+    assert (await refusal_of(log, many)).reason is Reason.FIELD_INVALID
+    large = Submission(statement=hold.data, bodies=[bytes(65_537)])
+    assert (await refusal_of(log, large)).reason is Reason.REQUEST_TOO_LARGE
+    assert (await log.sequencer.state()).size == 0
+
+
+def of_another_domain(world: World) -> bytes:
+    return Writer(world.pki.other_domain().person("p-safety", "safety"), world.clock).hold().data
+
+
+def by_a_gateway(world: World) -> bytes:
+    return Writer(world.pki.gateway(), world.clock).hold().data
+
+
+async def test_a_signer_is_judged_at_the_moment_of_signing(world: World, log: Log) -> None:
+    log.start()
+    now = world.clock.now()
+    writer = world.writer("p-short", not_after=now + 3_600_000)
+    before = writer.hold()
+    world.clock.advance(7_200)
+    after = writer.hold()
+    assert (await log.sequencer.append(submission(before))).index == 0
+    refused = await refusal_of(log, submission(after))
+    assert refused.refusals[0].values["cause"] == Reason.CERTIFICATE_EXPIRED
+
+
+async def test_a_date_ahead_makes_no_certificate_valid(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer("p-later", not_before=world.clock.now() + 3_600_000)
+    world.clock.advance(7_200)
+    ahead = writer.hold()
+    world.clock.set_now(world.clock.now() - 7_200_000)
+    refused = await refusal_of(log, submission(ahead))
+    assert refused.refusals[0].values["cause"] == Reason.CERTIFICATE_INVALID
+
+
+async def test_bodies_are_kept_beside_the_leaf(world: World, log: Log) -> None:
+    log.start()
+    first = await log.sequencer.append(submission(world.writer().hold(), bodies=[b"input", b"sbom"]))
+    await log.sequencer.append(submission(world.writer().hold(), bodies=[b"input"]))
+    entry = await log.database.read(
+        lambda connection: store.load_entry(connection, first.index, store.CommitReader(connection))
+    )
+    assert entry is not None
+    assert entry.bodies == (b"input", b"sbom")
+    assert decode_leaf(entry.leaf).bodies == (sha256(b"input"), sha256(b"sbom"))
+    assert cose.parse(entry.statement).chain == ()
+
+
+async def test_log_time_stands_still_when_the_clock_steps_back(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    await log.sequencer.append(submission(writer.hold()))
+    was = world.clock.now()
+    world.clock.set_now(was - 60_000)
+    place = await log.sequencer.append(submission(writer.hold()))
+    assert read(place.recorded, Recorded).body.time == was
+    await log.close()
+    again = world.open()
+    await again.sequencer.append(submission(writer.hold()))
+    assert [decode_leaf(leaf).log_time for leaf in await leaves_of(again)] == [was] * 3
+
+
+async def test_senders_take_turns(world: World, log: Log) -> None:
+    flood, one = world.writer(), world.writer("p-quiet")
+    pending = [
+        asyncio.create_task(log.sequencer.append(submission(flood.hold(), sender="flood")))
+        for _ in range(100)
+    ]
+    await asyncio.sleep(0)
+    quiet = asyncio.create_task(log.sequencer.append(submission(one.hold(), sender="quiet")))
+    await asyncio.sleep(0)
+    log.start()
+    assert (await quiet).index <= 1
+    await asyncio.gather(*pending)
+
+
+async def test_a_full_queue_refuses(world: World, log: Log) -> None:
+    body = bytes(65_536)
+    entry = submission(world.writer().hold(), bodies=[body] * 8)
+    pending = [asyncio.create_task(log.sequencer.append(entry)) for _ in range(127)]
+    await asyncio.sleep(0)
+    assert (await refusal_of(log, entry)).reason is Reason.EVIDENCE_UNAVAILABLE
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    log.start()
+    assert (await log.sequencer.append(entry)).index == 0
+
+
+async def test_a_failed_commit_leaves_nothing_and_the_log_goes_on(world: World) -> None:
+    log = world.open(busy_timeout=0.05)
+    writer = world.writer()
+    await log.sequencer.append(submission(writer.hold()))
+    blocker = sqlite3.connect(world.folder / "evidence.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    lost = submission(writer.hold(), subjects=["site/x"])
+    assert (await refusal_of(log, lost)).reason is Reason.STORAGE_UNAVAILABLE
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert (await log.sequencer.state()).size == 1
+    places = [await log.sequencer.append(entry) for entry in (submission(writer.hold()), lost)]
+    assert [place.index for place in places] == [1, 2]
+    # The series that signed for the lost commit was never continued: no number is missing from any series.
+    numbers = [read(place.recorded, Recorded).number for place in places]
+    assert [number.number for number in numbers if number] == [0, 1]
+    leaves = [decode_leaf(leaf) for leaf in await leaves_of(log)]
+    assert [leaf.subjects[0].number for leaf in leaves] == [1, 2, 3]
+
+
+async def test_memory_that_disagrees_with_the_database_is_dropped(world: World, log: Log) -> None:
+    """Whatever made them differ, the first commit fails and the next one stands on what is stored."""
+    log.start()
+    writer = world.writer()
+    other = world.open()
+    await other.sequencer.append(submission(writer.hold()))
+    with pytest.raises(Exception, match="UNIQUE"):
+        await log.sequencer.append(submission(writer.hold()))
+    assert (await log.sequencer.append(submission(writer.hold()))).index == 1
+    leaves = [decode_leaf(leaf) for leaf in await leaves_of(log)]
+    assert leaves[1].subjects[0].number == 2
+
+
+async def test_a_restart_continues_where_the_log_was(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    for _ in range(11):
+        await log.sequencer.append(submission(writer.hold()))
+    state = await log.sequencer.state()
+    await log.checkpointer.sign()
+    again = world.open()
+    assert await again.sequencer.state() == state
+    place = await again.sequencer.append(submission(writer.hold()))
+    assert place.index == 11
+    assert decode_leaf((await leaves_of(again))[11]).subjects[0].number == 12
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE node SET hash = zeroblob(32) WHERE level = 3",
+        "UPDATE entry SET leaf = zeroblob(9) WHERE idx = 10",
+        "DELETE FROM entry WHERE idx = 10",
+        "DELETE FROM entry WHERE idx = 9; DELETE FROM entry WHERE idx = 10; DELETE FROM group_commit WHERE first >= 9",
+        "DELETE FROM node WHERE level = 1 AND position = 4",
+        "DELETE FROM group_commit WHERE first = 10",
+    ],
+)
+async def test_a_damaged_log_is_not_continued(world: World, log: Log, damage: str) -> None:
+    log.start()
+    writer = world.writer()
+    for _ in range(11):
+        await log.sequencer.append(submission(writer.hold()))
+    await log.checkpointer.sign()
+    connection = sqlite3.connect(world.folder / "evidence.db")
+    connection.executescript(damage)
+    connection.close()
+    with pytest.raises(LogDamagedError):
+        world.open()
+
+
+async def test_another_key_does_not_continue_the_log(world: World, log: Log) -> None:
+    await log.checkpointer.sign()
+    with pytest.raises(LogDamagedError):
+        world.open(key=new_key())
+
+
+async def test_heads_come_from_the_database_when_memory_is_full(
+    world: World, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer_module, "MAX_HEADS", 1)
+    log.start()
+    writer = world.writer()
+    for device in ("dev-aaaaaaaaaaaaaaaa", "dev-bbbbbbbbbbbbbbbb") * 2:
+        await log.sequencer.append(submission(writer.hold(device)))
+    leaves = await leaves_of(log)
+    links = [decode_leaf(leaf).subjects[0] for leaf in leaves]
+    assert [link.number for link in links] == [1, 1, 2, 2]
+    assert links[2].previous == leaf_hash(leaves[0])
