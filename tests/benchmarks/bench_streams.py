@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
+from tests.support.pki import TestPki
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.clock import SystemClock
 from vigil.rpc.channel import Channels
@@ -16,8 +18,6 @@ from vigil.rpc.server import GrpcServer
 from vigil.rpc.status import translated
 from vigil.rpc.streams import Exchange, serve_exchange
 from vigil.rpc.tls import TlsFiles
-
-from tests.support.pki import TestPki
 
 SERVICE = "vigil.api.evidence.v1.EvidenceLogService"
 PAYLOAD = os.urandom(600)

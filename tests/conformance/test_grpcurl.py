@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from vigil.core.clock import SystemClock
-from vigil.rpc.server import GrpcServer
-from vigil.rpc.tls import TlsFiles
 
 from tests.support.pki import TestPki
 from tests.unit.rpc.probe import SERVICE, ProbeServicer, add_to_server
+from vigil.core.clock import SystemClock
+from vigil.rpc.server import GrpcServer
+from vigil.rpc.tls import TlsFiles
 
 GRPCURL = shutil.which("grpcurl")
 pytestmark = pytest.mark.skipif(GRPCURL is None, reason="grpcurl is not installed: `make tools` fetches it")

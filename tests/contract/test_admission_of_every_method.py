@@ -4,8 +4,9 @@ import importlib
 import pkgutil
 
 import pytest
-import vigil.api
 from google.protobuf.descriptor import FileDescriptor
+
+import vigil.api
 from vigil.rpc.access import access_of
 
 

@@ -90,9 +90,13 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         """Note that the handler has ended: nothing is left to cut."""
         self._task = None
 
-    def accept(self, raw: bytes) -> Any:
-        """Parse one message and hold it against expiry, revocation and scope."""
-        self.check()
+    def accept(self, raw: bytes, *, just_judged: bool = False) -> Any:
+        """Parse one message and hold it against expiry, revocation and scope.
+
+        ``just_judged`` spares the first two where the message came with the admission, as a unary request does.
+        """
+        if not just_judged:
+            self.check()
         try:
             message = self._parse(raw)
             if isinstance(message, Message):

@@ -1,7 +1,6 @@
 """Who is calling, for handlers: the verified identity of a call, and the scope checks that a handler owes."""
 
 import contextvars
-from typing import Protocol
 
 import grpc
 
@@ -16,13 +15,6 @@ class Obligation:
 
     def __init__(self) -> None:
         self.met = False
-
-
-class HasCaller(Protocol):
-    """A context that ``vigil.rpc.server`` made."""
-
-    @property
-    def caller(self) -> Identity: ...
 
 
 _OBLIGATION: contextvars.ContextVar[Obligation | None] = contextvars.ContextVar(

@@ -17,8 +17,6 @@ from vigil.rpc import deadline
 from vigil.rpc.options import client_options
 from vigil.rpc.tls import TlsFiles, TlsMaterial, TlsWatcher
 
-CONNECT_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Target:

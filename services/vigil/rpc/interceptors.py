@@ -175,7 +175,7 @@ class _Guarded:
         behavior: Behavior = self._handler.unary_unary  # type: ignore[assignment]
 
         async def serve(call: Call) -> bytes:
-            return call.release(await behavior(call.accept(raw), call))
+            return call.release(await behavior(call.accept(raw, just_judged=True), call))
 
         return await self._unary(context, serve)
 
@@ -189,7 +189,7 @@ class _Guarded:
 
     async def unary_stream(self, raw: bytes, context: Context) -> None:
         behavior: Behavior = self._handler.unary_stream  # type: ignore[assignment]
-        await self._stream(context, lambda call: behavior(call.accept(raw), call))
+        await self._stream(context, lambda call: behavior(call.accept(raw, just_judged=True), call))
 
     async def stream_stream(self, _requests: Any, context: Context) -> None:
         behavior: Behavior = self._handler.stream_stream  # type: ignore[assignment]

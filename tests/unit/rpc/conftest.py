@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
+from tests.support.pki import TestPki
+from tests.unit.rpc.probe import SERVICE, ProbeServicer, ProbeStub, add_to_server
 from vigil.core.certificates import Identity, Kind
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason
@@ -13,9 +16,6 @@ from vigil.rpc.channel import Channels
 from vigil.rpc.options import StreamSettings
 from vigil.rpc.server import GrpcServer
 from vigil.rpc.tls import TlsFiles
-
-from tests.support.pki import TestPki
-from tests.unit.rpc.probe import SERVICE, ProbeServicer, ProbeStub, add_to_server
 
 
 class SteppedClock(SystemClock):

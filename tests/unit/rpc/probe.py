@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.rpc import status_pb2
+
 from vigil.api.access.v1 import access_pb2
 from vigil.errors import Reason, Refusal, Refused, refused
 from vigil.rpc.caller import caller_of, require_organization, require_site

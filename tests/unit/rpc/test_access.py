@@ -1,10 +1,10 @@
 """A contract without a usable admission rule never starts."""
 
 import pytest
-from vigil.rpc.access import VERIFIED_CALLER_METHODS, ContractError, access_of
-from vigil.rpc.builtin import Health, health_handlers, reflection_handlers
 
 from tests.unit.rpc.probe import METHODS, SERVICE, Rule, add_contract
+from vigil.rpc.access import VERIFIED_CALLER_METHODS, ContractError, access_of
+from vigil.rpc.builtin import Health, health_handlers, reflection_handlers
 
 
 @pytest.mark.parametrize(

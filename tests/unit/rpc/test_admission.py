@@ -7,15 +7,15 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vigil.core.certificates import Kind
-from vigil.errors import Reason, Refused, refused
-from vigil.rpc.options import StreamSettings
-from vigil.rpc.status import from_rpc_error, translated, translated_stream
 
 from tests.support.pki import TestPki
 from tests.unit.rpc.conftest import Serve, World, tls_files
 from tests.unit.rpc.probe import SERVICE, Probe, ProbeStub
 from tests.unit.rpc.raw import status_over_tls_1_2
+from vigil.core.certificates import Kind
+from vigil.errors import Reason, Refused, refused
+from vigil.rpc.options import StreamSettings
+from vigil.rpc.status import from_rpc_error, translated, translated_stream
 
 OWN = Probe(gateway_id="gateway-1")
 

@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from vigil.core.certificates import Kind
-from vigil.errors import Reason, Refused
-from vigil.rpc import deadline
-from vigil.rpc.streams import Exchange, serve_exchange
 
 from tests.unit.rpc.conftest import Caller, Serve, World
 from tests.unit.rpc.probe import SEVERAL, Item, Probe, ProbeServicer, ProbeStub
 from tests.unit.rpc.test_rotation import replace
+from vigil.core.certificates import Kind
+from vigil.errors import Reason, Refused
+from vigil.rpc import deadline
+from vigil.rpc.streams import Exchange, serve_exchange
 
 
 def exchange_of(world: World, caller: Caller, **values: Any) -> Exchange[Any, Any]:

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from vigil.errors import Reason, Refused
-from vigil.rpc import deadline
-from vigil.rpc.options import StreamSettings
-from vigil.rpc.status import translated
 
 from tests.unit.rpc.conftest import Serve, World
 from tests.unit.rpc.probe import SERVICE, SEVERAL, Probe
 from tests.unit.rpc.test_admission import OWN, exchange, refusal_of
+from vigil.errors import Reason, Refused
+from vigil.rpc import deadline
+from vigil.rpc.options import StreamSettings
+from vigil.rpc.status import translated
 
 SLOW_SWEEP = StreamSettings(sweep_seconds=3600)
 

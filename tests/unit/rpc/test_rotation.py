@@ -4,16 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
-from vigil.core.certificates import Kind, store_pair
-from vigil.core.clock import ManualClock
-from vigil.identity.pki import chain_pem
-from vigil.rpc import tls
-from vigil.rpc.status import translated
 
 from tests.support.pki import TestPki
 from tests.unit.rpc.conftest import Serve, World, tls_files
 from tests.unit.rpc.probe import Probe
 from tests.unit.rpc.test_admission import OWN, exchange
+from vigil.core.certificates import Kind, store_pair
+from vigil.core.clock import ManualClock
+from vigil.identity.pki import chain_pem
+from vigil.rpc import tls
+from vigil.rpc.status import translated
 
 
 def replace(files: Any, credential: Any) -> None:

@@ -14,15 +14,15 @@ from urllib.request import urlopen
 
 import pytest
 import structlog
+
+from tests.support.pki import TestPki
+from tests.unit.rpc.conftest import tls_files
+from tests.unit.rpc.probe import Probe, ProbeStub
 from vigil.core.clock import SystemClock
 from vigil.rpc import logs
 from vigil.rpc.channel import Channels
 from vigil.rpc.service_main import EXIT_CONFIG, BaseServiceConfig, ConfigError, load_config, raise_file_limit
 from vigil.rpc.status import translated
-
-from tests.support.pki import TestPki
-from tests.unit.rpc.conftest import tls_files
-from tests.unit.rpc.probe import Probe, ProbeStub
 
 PROJECT = Path(__file__).parents[3]
 

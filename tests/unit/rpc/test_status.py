@@ -7,6 +7,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.errors import STATUS_OF, Reason, Refusal, Refused, refused
 from vigil.rpc import status
 

@@ -4,10 +4,9 @@ import asyncio
 import os
 import sys
 
+from tests.unit.rpc.probe import SERVICE, ProbeServicer, add_to_server
 from vigil.rpc.server import GrpcServer
 from vigil.rpc.service_main import BaseServiceConfig, Process, run
-
-from tests.unit.rpc.probe import SERVICE, ProbeServicer, add_to_server
 
 
 class TinyConfig(BaseServiceConfig):
