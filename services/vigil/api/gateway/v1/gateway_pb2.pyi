@@ -388,6 +388,7 @@ class IntentRecord(_message.Message):
     APPROVALS_FIELD_NUMBER: _builtins.int
     RECORDED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_MS_FIELD_NUMBER: _builtins.int
+    DEVICE_IDS_FIELD_NUMBER: _builtins.int
     intent_id: _builtins.str
     """Hex of the intent statement's digest."""
     device_id: _builtins.str
@@ -406,6 +407,10 @@ class IntentRecord(_message.Message):
     def recorded(self) -> _containers.RepeatedCompositeFieldContainer[_evidence_pb2.RecordedItem]:
         """For the intent, then for each approval."""
 
+    @_builtins.property
+    def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The devices the target root was made over, in order: whoever finishes the intent makes the inclusion proof of them."""
+
     def __init__(
         self,
         *,
@@ -421,10 +426,11 @@ class IntentRecord(_message.Message):
         approvals: _abc.Iterable[_builtins.bytes] | None = ...,
         recorded: _abc.Iterable[_evidence_pb2.RecordedItem] | None = ...,
         create_time_ms: _builtins.int = ...,
+        device_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approvals", b"approvals", "approvals_given", b"approvals_given", "approvals_needed", b"approvals_needed", "create_time_ms", b"create_time_ms", "device_id", b"device_id", "expire_time_ms", b"expire_time_ms", "intent", b"intent", "intent_id", b"intent_id", "recorded", b"recorded", "requester", b"requester", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approvals", b"approvals", "approvals_given", b"approvals_given", "approvals_needed", b"approvals_needed", "create_time_ms", b"create_time_ms", "device_id", b"device_id", "device_ids", b"device_ids", "expire_time_ms", b"expire_time_ms", "intent", b"intent", "intent_id", b"intent_id", "recorded", b"recorded", "requester", b"requester", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
