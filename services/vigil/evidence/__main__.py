@@ -17,7 +17,7 @@ from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
 from vigil.evidence.signers import Signers
-from vigil.evidence.trust import CurrentVerifier, RevokedCallers
+from vigil.feed.trust import CurrentVerifier, RevokedCallers
 from vigil.rpc.channel import Channels
 from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer

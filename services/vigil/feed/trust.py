@@ -9,7 +9,8 @@ from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.clock import Clock, Entropy
 from vigil.core.revocations import Entry, RevocationState
 from vigil.errors import Reason
-from vigil.feed import Change, Replica
+from vigil.feed.change import Change
+from vigil.feed.replica import Replica
 from vigil.rpc.tls import TlsWatcher
 
 
