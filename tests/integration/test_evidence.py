@@ -1,0 +1,437 @@
+"""The evidence service as it runs: over mTLS, for callers of every kind, killed and started again."""
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from sqlalchemy import Connection, MetaData
+
+from tests.support.evidence import EvidenceProcess, HoldWriter
+from tests.support.pki import ORGANIZATION, SITE, Credential, TestPki
+from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from vigil.api.evidence.v1.evidence_pb2 import RecordedItem
+from vigil.core.clock import SystemClock
+from vigil.errors import Reason, Refused
+from vigil.feed import evidence as feed_evidence
+from vigil.feed.evidence import EvidenceAppender, EvidenceSpool, Record, spool_table
+from vigil.rpc import status
+from vigil.rpc.channel import Channels
+from vigil.storage import Database, open_database
+from vigil.verify import (
+    Document,
+    Proven,
+    SignedTree,
+    check_checkpoint,
+    check_consistency,
+    check_inclusion,
+    check_recorded,
+    check_statement,
+    check_subject,
+    document_from_json,
+    document_to_json,
+    verify_document,
+)
+from vigil.verify import Record as Taken
+
+OWNER = {"organization_id": ORGANIZATION, "site_id": SITE}
+DEVICE = "dev-aaaaaaaaaaaaaaaa"
+
+
+class World:
+    """The service, and clients of it with their own certificates."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pki = TestPki(folder)
+        self.folder = folder
+        self.process = EvidenceProcess(self.pki, folder)
+        self.writer = HoldWriter(self.pki.person("p-safety", "safety"))
+        self._closing: list[Callable[[], Awaitable[None]]] = []
+
+    def channel(self, credential: Credential) -> grpc.aio.Channel:
+        channels = Channels(tls=credential.tls_files, trust_domain=self.pki.trust_domain, clock=SystemClock())
+        self._closing.append(channels.close)
+        return channels.service(self.process.address, "evidence")
+
+    def appender(self, credential: Credential | None = None, *, streams: int = 2) -> EvidenceAppender:
+        channel = self.channel(credential or self.pki.service("policy"))
+        appender = EvidenceAppender(channel=channel, entropy=os.urandom, streams=streams)
+        self._closing.insert(0, appender.close)
+        return appender
+
+    def reader(self, *roles: str, **values: Any) -> Any:
+        person = self.pki.person("p-reader", *(roles or ("technician",)), **values)
+        return evidence_pb2_grpc.EvidenceReadServiceStub(self.channel(person))
+
+    async def close(self) -> None:
+        for close in self._closing:
+            await close()
+        await self.process.stop()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    await world.process.start()
+    yield world
+    await world.close()
+
+
+async def reason_of(awaitable: Awaitable[Any]) -> Reason:
+    with pytest.raises(Refused) as caught:
+        await status.translated(awaitable)
+    return caught.value.reason
+
+
+def taken(entry: evidence_pb2.Entry) -> Taken:
+    return Taken(
+        index=entry.index,
+        leaf=entry.leaf,
+        statement=entry.statement,
+        chain=tuple(entry.chain),
+        bodies=tuple(entry.bodies),
+        recorded=entry.recorded.recorded,
+        recorded_path=tuple(entry.recorded.path),
+    )
+
+
+def tree_of(world: World, checkpoint: evidence_pb2.Checkpoint) -> SignedTree:
+    tree = check_checkpoint(
+        checkpoint.note, verifier_key=checkpoint.verifier_key, trust_domain=world.pki.trust_domain
+    )
+    assert tree == SignedTree(checkpoint.size, checkpoint.root)
+    return tree
+
+
+async def history(reader: Any, subject: str, **values: Any) -> list[evidence_pb2.Entry]:
+    entries: list[evidence_pb2.Entry] = []
+    request = evidence_pb2.ListHistoryRequest(subject=subject, **values)
+    while True:
+        page = await reader.ListHistory(request)
+        entries.extend(page.entries)
+        if not page.next_page_token:
+            return entries
+        request.page_token = page.next_page_token
+
+
+async def test_a_record_is_proved_from_end_to_end(world: World) -> None:
+    appender = world.appender()
+    hold = world.writer.hold()
+    item = await appender.append(hold.data, subjects=[f"site/{SITE}"], bodies=[b"input"], **OWNER)
+    again = await appender.append(hold.data, **OWNER)
+    assert item == again
+
+    reader = world.reader()
+    entry = await reader.GetEntry(evidence_pb2.GetEntryRequest(digest=hold.digest))
+    record = taken(entry)
+    verifier = world.pki.verifier
+    assert check_statement(record, verifier).id == "p-safety"
+    assert check_recorded(record, verifier).time == entry.log_time_ms
+    assert (entry.kind, entry.index, entry.recorded) == ("hold", 0, item)
+    assert [(link.subject, link.number) for link in entry.subjects] == [
+        (f"device/{DEVICE}", 1),
+        (f"site/{SITE}", 1),
+    ]
+    proof = await reader.GetInclusionProof(evidence_pb2.GetInclusionProofRequest(index=0))
+    check_inclusion(record, proof.path, tree_of(world, proof.checkpoint))
+    assert await reader.GetEntry(evidence_pb2.GetEntryRequest(index=0)) == entry
+
+    document = Document(
+        trust_domain=world.pki.trust_domain,
+        checkpoint=proof.checkpoint.note,
+        records=(Proven(record, tuple(proof.path)),),
+        subject=f"device/{DEVICE}",
+    )
+    read_back = document_from_json(document_to_json(document))
+    report = verify_document(read_back, verifier=verifier, verifier_key=proof.checkpoint.verifier_key)
+    assert report.holds, report
+
+
+async def test_only_services_and_gateways_append(world: World) -> None:
+    for credential in (world.pki.person("p-x", "admin"), world.pki.device()):
+        appender = world.appender(credential)
+        assert (
+            await reason_of(appender.append(world.writer.hold().data, **OWNER)) is Reason.ROLE_NOT_PERMITTED
+        )
+    stub = evidence_pb2_grpc.EvidenceReadServiceStub(world.channel(world.pki.gateway()))
+    asked = stub.GetCheckpoint(evidence_pb2.GetCheckpointRequest())
+    assert await reason_of(asked) is Reason.ROLE_NOT_PERMITTED
+
+
+async def test_a_gateway_writes_for_its_own_site_only(world: World) -> None:
+    appender = world.appender(world.pki.gateway())
+    data = world.writer.hold().data
+    for owner in (
+        {},
+        {"organization_id": ORGANIZATION},
+        {"organization_id": ORGANIZATION, "site_id": "site-2"},
+        {"organization_id": "clinic", "site_id": SITE},
+    ):
+        assert await reason_of(appender.append(data, **owner)) is Reason.NOT_IN_SCOPE
+    assert (await appender.append(data, **OWNER)).index == 0
+
+
+async def test_what_cannot_be_recorded_is_refused_alone(world: World) -> None:
+    appender = world.appender()
+    good, bad = world.writer.hold(), b"\x00"
+    outcomes = await asyncio.gather(
+        *(appender.append(data, **OWNER) for data in (good.data, bad, good.data)), return_exceptions=True
+    )
+    assert isinstance(outcomes[1], Refused)
+    assert outcomes[1].reason is Reason.STATEMENT_MALFORMED
+    assert outcomes[0] == outcomes[2]
+    records = [Record(statement=world.writer.hold().data, **OWNER), Record(statement=bad)]
+    assert await reason_of(appender.append_all(records)) is Reason.STATEMENT_MALFORMED
+
+
+async def test_large_bodies_travel_and_come_back(world: World) -> None:
+    appender = world.appender()
+    holds = [world.writer.hold() for _ in range(6)]
+    bodies = [[bytes([place, number]) * 32_768 for number in range(8)] for place in range(6)]
+    await asyncio.gather(
+        *(
+            appender.append(hold.data, bodies=beside, **OWNER)
+            for hold, beside in zip(holds, bodies, strict=True)
+        )
+    )
+    too_large = appender.append(world.writer.hold().data, bodies=[bytes(65_537)], **OWNER)
+    assert await reason_of(too_large) is Reason.REQUEST_TOO_LARGE
+    reader = world.reader()
+    entries = await history(reader, f"device/{DEVICE}")
+    kept = {entry.digest: list(entry.bodies) for entry in entries}
+    assert kept == {hold.digest: beside for hold, beside in zip(holds, bodies, strict=True)}
+
+
+async def test_people_read_what_is_theirs(world: World) -> None:
+    appender = world.appender()
+    await appender.append(world.writer.hold().data, **OWNER)
+    await appender.append(world.writer.hold().data, organization_id=ORGANIZATION, site_id="site-2")
+    subject = f"device/{DEVICE}"
+    mine = await history(world.reader(), subject)
+    assert [entry.index for entry in mine] == [0]
+    everything = await history(world.reader("auditor", organization="operator", sites=("*",)), subject)
+    assert [entry.index for entry in everything] == [0, 1]
+    assert check_subject([taken(entry) for entry in everything], subject) == 2
+    stranger = world.reader("admin", organization="clinic", sites=("*",))
+    words = []
+    for asked in (
+        stranger.ListHistory(evidence_pb2.ListHistoryRequest(subject=subject)),
+        stranger.ListHistory(evidence_pb2.ListHistoryRequest(subject="device/dev-zzzzzzzzzzzzzzzz")),
+    ):
+        with pytest.raises(Refused) as caught:
+            await status.translated(asked)
+        words.append(caught.value.refusals)
+    assert words[0] == words[1]
+    assert words[0][0].reason is Reason.NOT_IN_SCOPE
+    for index in (0, 77):
+        asked = stranger.GetEntry(evidence_pb2.GetEntryRequest(index=index))
+        assert await reason_of(asked) is Reason.NOT_IN_SCOPE
+    bad = world.reader().ListHistory(evidence_pb2.ListHistoryRequest(subject=subject, page_token="x"))
+    assert await reason_of(bad) is Reason.FIELD_INVALID
+
+
+# --- killed while it writes
+
+
+class Crowd:
+    """Writers that append without a pause, and remember what was acknowledged."""
+
+    def __init__(self, world: World, *, writers: int) -> None:
+        self.acknowledged: dict[bytes, RecordedItem] = {}
+        self.sent: list[bytes] = []
+        self._stopping = False
+        self._appender = world.appender(streams=4)
+        self._writer = world.writer
+        self._tasks = [
+            asyncio.create_task(self._write(f"dev-{chr(97 + n % 7) * 16}")) for n in range(writers)
+        ]
+
+    async def _write(self, device: str) -> None:
+        while not self._stopping:
+            hold = self._writer.hold(device)
+            self.sent.append(hold.data)
+            while hold.digest not in self.acknowledged:
+                try:
+                    item = await self._appender.append(hold.data, timeout=5.0, **OWNER)
+                except Refused as refusal:
+                    assert refusal.reason is Reason.EVIDENCE_UNAVAILABLE  # noqa: PT017 - anything else is a defect
+                    await asyncio.sleep(0.02)
+                else:
+                    self.acknowledged[hold.digest] = item
+
+    async def until(self, count: int) -> None:
+        while len(self.acknowledged) < count:
+            failed = [task for task in self._tasks if task.done()]
+            if failed:
+                failed[0].result()
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """Let each writer have its last statement acknowledged."""
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+
+@pytest.mark.slow
+async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) -> None:
+    chance = random.Random(20_260_917)
+    reader = world.reader("auditor", organization="operator", sites=("*",))
+    crowd = Crowd(world, writers=24)
+    checkpoints: list[evidence_pb2.Checkpoint] = []
+
+    async def watch() -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                checkpoints.append(await reader.GetCheckpoint(evidence_pb2.GetCheckpointRequest()))
+            await asyncio.sleep(0.03)
+
+    watching = asyncio.create_task(watch())
+    killed_under_load = 0
+    for round_ in range(4):
+        await crowd.until(len(crowd.acknowledged) + 40 + chance.randrange(200))
+        before = len(crowd.sent) - len(crowd.acknowledged)
+        await world.process.kill()
+        killed_under_load += before > 0
+        await world.process.start()
+        await crowd.until(len(crowd.acknowledged) + 1)
+        assert world.process.running, round_
+    await crowd.stop()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert killed_under_load == 4
+    assert len(checkpoints) > 4
+    await check_everything(world, reader, crowd, checkpoints)
+
+
+async def check_everything(
+    world: World, reader: Any, crowd: Crowd, checkpoints: list[evidence_pb2.Checkpoint]
+) -> None:
+    newest = await reader.GetCheckpoint(evidence_pb2.GetCheckpointRequest(), wait_for_ready=True)
+    tree = tree_of(world, newest)
+    # Every checkpoint that anybody saw is a prefix of the newest one, signed by one key.
+    for seen in {checkpoint.size: checkpoint for checkpoint in checkpoints}.values():
+        assert seen.verifier_key == newest.verifier_key
+        request = evidence_pb2.GetConsistencyProofRequest(old_size=seen.size, new_size=newest.size)
+        proof = await reader.GetConsistencyProof(request)
+        check_consistency(tree_of(world, seen), tree, proof.path)
+    assert len({(seen.size, seen.root) for seen in checkpoints}) == len({seen.size for seen in checkpoints})
+    entries = [
+        entry
+        for device in "abcdefg"
+        for entry in await history(reader, f"device/dev-{device * 16}", page_size=500)
+    ]
+    # Each statement is there once, at the index that was promised, and nothing else is.
+    assert len(entries) == newest.size
+    assert len({entry.digest for entry in entries}) == len(entries)
+    recorded = {entry.digest: entry.recorded for entry in entries}
+    for digest, item in crowd.acknowledged.items():
+        assert recorded[digest] == item
+    for device in "abcdefg":
+        subject = f"device/dev-{device * 16}"
+        own = [taken(entry) for entry in entries if entry.subjects[0].subject == subject]
+        assert check_subject(own, subject) == len(own)
+    for entry in entries[:: max(1, len(entries) // 60)]:
+        record = taken(entry)
+        check_statement(record, world.pki.verifier)
+        check_recorded(record, world.pki.verifier)
+        request = evidence_pb2.GetInclusionProofRequest(index=entry.index, size=newest.size)
+        proof = await reader.GetInclusionProof(request)
+        check_inclusion(record, proof.path, tree)
+
+
+async def test_a_log_whose_key_is_gone_does_not_start(world: World) -> None:
+    await world.appender().append(world.writer.hold().data, **OWNER)
+    await world.reader().GetCheckpoint(evidence_pb2.GetCheckpointRequest())
+    await world.process.stop()
+    (world.process.data / "log.key").unlink()
+    with pytest.raises(RuntimeError, match="key that signed"):
+        await world.process.start()
+    assert await world.process.exit_code() == 1
+
+
+# --- the spool
+
+
+class Owner:
+    """A service with facts of its own and a spool beside them."""
+
+    def __init__(self, world: World) -> None:
+        metadata = MetaData()
+        spool_table(metadata)
+        migrations = world.folder / "spool-migrations"
+        migrations.mkdir()
+        (migrations / "0001.py").write_text("revision = '0001'\ndown_revision = None\n")
+        self.database: Database = open_database(
+            world.folder / "owner.db", metadata=metadata, migrations=migrations
+        )
+        self.recorded: list[tuple[bytes, int]] = []
+        self.spool = EvidenceSpool(
+            database=self.database,
+            appender=world.appender(world.pki.service("revocation"), streams=1),
+            entropy=os.urandom,
+            on_recorded=lambda _connection, data, item: self.recorded.append((data, item.index)),
+        )
+        self._task = asyncio.create_task(self.spool.run())
+
+    async def put(self, *statements: bytes, fail: bool = False) -> None:
+        def write(connection: Connection) -> None:
+            for data in statements:
+                self.spool.put(connection, data, **OWNER)
+            if fail:
+                raise ValueError("the facts were not right")
+
+        await self.database.write(write)
+
+    async def drained(self) -> None:
+        while await self.spool.waiting():
+            assert not self._task.done()
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.database.close()
+
+
+@pytest.fixture
+async def owner(world: World) -> AsyncIterator[Owner]:
+    owner = Owner(world)
+    yield owner
+    await owner.close()
+
+
+async def test_the_spool_forwards_in_order_what_was_committed(world: World, owner: Owner) -> None:
+    holds = [world.writer.hold().data for _ in range(150)]
+    with pytest.raises(ValueError, match="facts"):
+        await owner.put(world.writer.hold().data, fail=True)
+    await owner.put(*holds)
+    await owner.drained()
+    assert owner.recorded == [(data, index) for index, data in enumerate(holds)]
+
+
+async def test_the_spool_outlives_the_log_being_away(world: World, owner: Owner) -> None:
+    await world.process.kill()
+    holds = [world.writer.hold().data for _ in range(3)]
+    await owner.put(*holds)
+    assert await owner.spool.waiting() == 3
+    await world.process.start()
+    await owner.drained()
+    assert sorted(index for _, index in owner.recorded) == [0, 1, 2]
+
+
+async def test_the_spool_sets_aside_what_the_log_refuses(
+    world: World, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_evidence, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(feed_evidence, "SIGNATURE_ATTEMPTS", 3)
+    foreign = HoldWriter(world.pki.other_domain().person("p-safety", "safety")).hold().data
+    good = [world.writer.hold().data for _ in range(2)]
+    await owner.put(good[0], b"\x00", foreign, good[1])
+    await owner.drained()
+    assert sorted(data for data, _ in owner.recorded) == sorted(good)
+    assert await owner.spool.set_aside() == 2
