@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import grpc
 from sqlalchemy import Connection, MetaData
+
 from vigil.api.feed.v1 import feed_pb2, feed_pb2_grpc
 from vigil.core.clock import Clock, SystemClock
 from vigil.errors import Refused

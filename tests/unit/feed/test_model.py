@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
+
+from tests.unit.feed.support import Owner, Reader, open_feed, until
 from vigil.feed import Outbox
 from vigil.feed.change import Scope
 from vigil.feed.reading import read_state
-
-from tests.unit.feed.support import Owner, Reader, open_feed, until
 
 KEYS = st.sampled_from(("a", "b", "c", "d"))
 PLACES = st.sampled_from(("", "st-mary", "st-john", "delete"))

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
+
+from tests.unit.feed.support import METADATA, MIGRATIONS, open_feed
 from vigil.feed import MAX_VALUE, Outbox
 from vigil.feed.change import Position, Scope
 from vigil.feed.reading import continues, read_head, read_state, read_tail
 from vigil.feed.tables import TABLES
 from vigil.storage import Database, assert_migrations_match
-
-from tests.unit.feed.support import METADATA, MIGRATIONS, open_feed
 
 EVERYTHING = Scope(sites=None, kinds=frozenset())
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
+
+from tests.unit.feed.support import Owner, Reader, channel_to, until
 from vigil.api.feed.v1 import feed_pb2, feed_pb2_grpc
 from vigil.core.clock import ManualClock
 from vigil.feed import Replica
 from vigil.feed.replica import SILENCE_S
-
-from tests.unit.feed.support import Owner, Reader, channel_to, until
 
 Script = Callable[["Peer"], AsyncGenerator[feed_pb2.WatchResponse, None]]
 

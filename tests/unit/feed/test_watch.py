@@ -7,14 +7,16 @@ from typing import Any, Self
 
 import grpc
 import pytest
+
+from tests.unit.feed.support import Owner, open_feed, until
 from vigil.api.feed.v1 import feed_pb2, feed_pb2_grpc
 from vigil.core.clock import ManualClock
 from vigil.feed import Outbox
-from vigil.feed.hub import MAX_PENDING, STALL_S
+from vigil.feed.change import Position, Scope
+from vigil.feed.hub import MAX_PENDING, STALL_S, Hub, Watcher
 from vigil.feed.reading import read_head
 from vigil.feed.servicer import MAX_CHALLENGES
-
-from tests.unit.feed.support import Owner, open_feed, until
+from vigil.storage import Database
 
 NONCE = bytes(range(16))
 
@@ -317,3 +319,72 @@ async def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
         await owner.put(("after", b"v"))
         assert [c.key for c in (await idle.read()).changes.changes] == ["after"]
     await owner.stop()
+
+
+async def _write_elsewhere(owner: Owner, *keys: str) -> None:
+    """Commit as another process does: nobody here is told."""
+    other = open_feed(owner.path)
+    outbox = Outbox(other, retained=50)
+    for key in keys:
+        await other.write(lambda c, key=key: outbox.put(c, "device", key, b"v"))
+    other.close()
+
+
+async def test_a_snapshot_newer_than_the_hub_is_not_told_twice(owner: Owner) -> None:
+    async with Stream(owner) as idle:
+        await idle.snapshot()
+        await idle.challenge()
+        await idle.up_to_beat()
+        await _write_elsewhere(owner, "a", "b")
+        async with Stream(owner) as late:
+            (page,) = await late.snapshot()
+            await late.challenge()
+            changes, beat = await late.up_to_beat()
+            await owner.put(("c", b"v"))
+            batch = (await late.read()).changes
+    assert page.sequence == 2
+    assert changes == []
+    assert beat.sequence == 2
+    assert [change.key for change in batch.changes] == ["c"]
+
+
+async def test_a_tail_trimmed_past_the_hub_ends_the_streams(owner: Owner) -> None:
+    await owner.put(("a", b"v"))
+    async with Stream(owner) as stream:
+        await stream.snapshot()
+        await stream.challenge()
+        await stream.up_to_beat()
+        await _write_elsewhere(owner, *(f"{n % 5}" for n in range(80)))
+        await stream.challenge()
+        assert await stream.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
+class HeldReads:
+    """A database whose answers wait: what they say was true when they were read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.reads = 0
+        self.go = asyncio.Event()
+
+    async def read(self, run: Any) -> Any:
+        answer = await self._database.read(run)
+        self.reads += 1
+        await self.go.wait()
+        return answer
+
+
+async def test_a_read_that_began_before_the_challenge_does_not_answer_it(owner: Owner) -> None:
+    held = HeldReads(owner.database)
+    outbox = Outbox(owner.database)
+    outbox.database = held  # type: ignore[assignment]
+    hub = Hub(outbox, ManualClock(), poll=3600)
+    watcher = Watcher(scope=Scope(None, frozenset()), position=Position(0, b""), cut=lambda: None)
+    hub.join(watcher)
+    await until(lambda: held.reads == 1)
+    await owner.put(("a", b"v"))
+    hub.challenge(watcher, NONCE)
+    held.go.set()
+    await until(lambda: len(watcher.answers) == 1)
+    assert watcher.answers[0] == (NONCE, 1)
+    hub.leave(watcher)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
-from vigil.errors import Reason, Refused
-from vigil.storage import Database, after_commit, at_commit, open_database
 
 from tests.unit.storage.schema import METADATA, SITES
+from vigil.errors import Reason, Refused
+from vigil.storage import Database, after_commit, at_commit, open_database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -317,3 +317,9 @@ def test_writing_before_any_loop_runs(tmp_path: Path) -> None:
 async def test_outside_a_write_there_is_no_commit_to_wait_for(database: Database) -> None:
     with pytest.raises(RuntimeError, match=r"Database\.write"):
         await database.read(lambda c: after_commit(c, lambda: None))
+
+
+async def test_a_commit_is_on_the_disk_before_it_is_acknowledged(database: Database) -> None:
+    full = 2  # https://sqlite.org/pragma.html#pragma_synchronous
+    assert await database.write(lambda c: c.exec_driver_sql("PRAGMA synchronous").scalar()) == full
+    assert await database.write(lambda c: c.exec_driver_sql("PRAGMA journal_mode").scalar()) == "wal"

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from sqlalchemy import func, select
-from vigil.storage import open_database
 
 from tests.unit.storage.schema import METADATA, SITES
+from vigil.storage import open_database
 
 ROOT = Path(__file__).parents[3]
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, inspect, select, text
+
+from tests.unit.storage.schema import METADATA, PUMPS, SITES
 from vigil.errors import Reason, Refused
 from vigil.storage import Database, assert_migrations_match, open_database
 from vigil.storage.__main__ import write_migration
 from vigil.storage.engine import create_engines, database_url
 from vigil.storage.schema import migrate, migrations_folder, read_history
-
-from tests.unit.storage.schema import METADATA, PUMPS, SITES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
