@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from vigil.core.certificates import ChainVerifier, Kind, TrustBundle, load_pair
 from vigil.core.clock import ManualClock
 from vigil.core.keys import load_private_key

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from tests.support.pki import DEVICE, TestPki
 from vigil.core.certificates import (
     STATEMENT_SIGNING_OID,
     ChainVerifier,
@@ -23,8 +25,6 @@ from vigil.core.keys import P256_ORDER, new_private_key
 from vigil.errors import Reason, Refused
 from vigil.identity import pki
 from vigil.identity.ca import CertificateAuthority, Issued
-
-from tests.support.pki import DEVICE, TestPki
 
 PERSON = Grant(
     kind=Kind.PERSON, subject_id="p-a", organization="hospital", sites=("site-1",), roles=("safety",)
