@@ -1,0 +1,260 @@
+"""Whom a device trusts, who it is itself, and what it knows revoked; persisted before it is acknowledged."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vigil.core import cbor
+from vigil.core.certificates import ChainVerifier, Identity, Kind, TrustBundle, replace_file
+from vigil.core.classes import HEAD_TOLERANCE_S
+from vigil.core.clock import Clock
+from vigil.core.revocations import Entry, PathStep, ReadEntry, RevocationState, answers
+from vigil.core.statements.bodies import Head, Profile, RootList
+from vigil.core.statements.envelope import Statement, check, read
+from vigil.device.store import DeviceStore
+from vigil.device.timekeeping import DeviceTime
+from vigil.errors import Reason, refused
+
+_CHAIN, _PROFILE, _ERA, _FLOOR, _ROOT_LIST = "chain.attestation", "profile", "era", "floor", "root-list"
+_MAX_HEADS: Final = 64
+_MAX_ENTRY: Final = 1 << 20
+
+
+class SharedTrust:
+    """What the pumps of one process need not verify each: chains of one trust bundle, signatures of heads."""
+
+    def __init__(self) -> None:
+        self._verifiers: dict[bytes, ChainVerifier] = {}
+        self._heads: dict[tuple[int, bytes], Statement[Head]] = {}
+
+    def verifier(self, trust_json: str) -> ChainVerifier:
+        """The verifier of a trust bundle. Raises CERTIFICATE_INVALID."""
+        key = hashlib.sha256(trust_json.encode()).digest()
+        if key not in self._verifiers:
+            self._verifiers[key] = ChainVerifier(TrustBundle.from_json(trust_json))
+        return self._verifiers[key]
+
+    def head(self, data: bytes, verifier: ChainVerifier, *, at: int) -> Statement[Head]:
+        """A head signed by a head signer that is valid ``at`` this pump's time. Raises SIGNATURE_INVALID or others."""
+        key = (id(verifier), hashlib.sha256(data).digest())
+        known = self._heads.get(key)
+        head = known or read(data, Head)
+        # A pump that lost its clock judges at the head's own time: it learns the time from heads.
+        instant = max(at, head.body.issued)
+        signer = verifier.verify(head.chain, at=instant, kinds=frozenset({Kind.SIGNER}))
+        if known is None:
+            check(head, signer)
+            while len(self._heads) >= _MAX_HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[key] = head
+        return head
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came of a message about revocations: new entries, and whether a challenge of ours was answered."""
+
+    entries: tuple[ReadEntry, ...]
+    answered: bytes | None
+
+
+class Trust:
+    """The device's certificates, profile and revocations."""
+
+    def __init__(
+        self,
+        *,
+        store: DeviceStore,
+        trust_file: Path,
+        model: str,
+        manufacturer: str,
+        shared: SharedTrust,
+        clock: Clock,
+    ) -> None:
+        """Load what was installed at enrolment and learnt since. Raises STATE_CONFLICT when nothing was."""
+        self._store = store
+        self._file = trust_file
+        self._model = model
+        self.manufacturer = manufacturer
+        self._shared = shared
+        self._clock = clock
+        self.time = DeviceTime(clock=clock, floor=int(store.get(_FLOOR, 0)))
+        chain = store.get(_CHAIN)
+        if chain is None or not trust_file.exists():
+            raise refused(
+                Reason.STATE_CONFLICT,
+                "the device is not enrolled",
+                lifted_by="an enrolment station",
+                who="an enroller",
+            )
+        self.chain: tuple[bytes, ...] = tuple(chain)
+        self.verifier = shared.verifier(trust_file.read_text())
+        self.identity = _device_identity(self.verifier, self.chain)
+        self.profile = self._stored_profile()
+        self.distrusted = self._stored_root_list()
+        self.revocations = RevocationState()
+        self.revocations.restore(_stored_entries(store), era=int(store.get(_ERA, 0)))
+        # What was persisted counts as held for long.
+        self._held = [(float("-inf"), self.revocations.epoch)]
+
+    @property
+    def held_epoch(self) -> int:
+        """The highest epoch of a head held for more than 8 s (Device check 5)."""
+        now = self._clock.monotonic()
+        return [epoch for since, epoch in self._held if now - since > HEAD_TOLERANCE_S][-1]
+
+    def take_profile(self, data: bytes) -> bool:
+        """Take a newer profile of the model; False when it is not newer. Raises SIGNATURE_INVALID or others."""
+        statement = self._checked_profile(data)
+        if self.profile is not None and statement.body.version <= self.profile.body.version:
+            return False
+        with self._store.transaction():
+            self._store.put(_PROFILE, data)
+        self.profile = statement
+        return True
+
+    def take_trust(self, trust_json: str) -> bool:
+        """Take a newer trust bundle of the same root; False when it is the same. Raises CERTIFICATE_INVALID.
+
+        It comes from a gateway, unsigned. Intermediates and signers prove themselves under the root; the root, the
+        operator and the device's own manufacturer are what enrolment installed, and no gateway changes them.
+        """
+        verifier = self._shared.verifier(trust_json)
+        if verifier is self.verifier:
+            return False
+        old, new = self.verifier.bundle, verifier.bundle
+        own, offered = old.manufacturers.get(self.manufacturer), new.manufacturers.get(self.manufacturer)
+        if (old.root, old.trust_domain, old.operator) != (new.root, new.trust_domain, new.operator) or (
+            own is not None and own != offered
+        ):
+            raise refused(
+                Reason.CERTIFICATE_INVALID,
+                "the trust bundle offered has another root, operator or manufacturer",
+            )
+        _device_identity(verifier, self.chain)
+        replace_file(self._file, trust_json.encode())
+        self.verifier = verifier
+        return True
+
+    def take_certificates(self, chain: Sequence[bytes], trust_json: str) -> None:
+        """Take renewed certificates of the same device; the site may be another. Raises CERTIFICATE_INVALID."""
+        if trust_json:
+            self.take_trust(trust_json)
+        identity = _device_identity(self.verifier, chain)
+        if identity.id != self.identity.id or identity.key_thumbprint != self.identity.key_thumbprint:
+            raise refused(Reason.CERTIFICATE_INVALID, "the renewed certificate is another device's")
+        with self._store.transaction():
+            self._store.put(_CHAIN, list(chain))
+        self.chain, self.identity = tuple(chain), identity
+
+    def take_root_list(self, data: bytes) -> bool:
+        """Take a newer list of signers that the root trusts no longer. Raises SIGNATURE_INVALID or others."""
+        statement = read(data, RootList)
+        check(statement, self.verifier.root_identity)
+        stored = self._store.get(_ROOT_LIST)
+        if stored is not None and statement.body.version <= read(stored, RootList).body.version:
+            return False
+        with self._store.transaction():
+            self._store.put(_ROOT_LIST, data)
+        self.distrusted = frozenset(statement.body.signers)
+        return True
+
+    def take_revocations(
+        self,
+        entries: Sequence[Entry],
+        head_bytes: bytes,
+        steps: Sequence[PathStep],
+        *,
+        gateway_time: int,
+        challenges: Sequence[bytes],
+    ) -> Taken:
+        """Follow a verified head, persist what is new, learn the time. Raises SNAPSHOT_REQUIRED or others."""
+        head = self._shared.head(head_bytes, self.verifier, at=self.time.now())
+        if head.signer in self.distrusted:
+            raise refused(Reason.SIGNER_REVOKED, "the root does not trust the signer of this head")
+        state, body = self.revocations, head.body
+        taken: tuple[ReadEntry, ...] = ()
+        if (body.era, body.epoch, body.chain) != (state.era, state.epoch, state.chain):
+            at = max(self.time.now(), body.issued)
+            taken = state.advance(entries, head, verifier=self.verifier, at=at)
+            # A verified, chained head moves the epoch at once; permits refer to it 8 s later.
+            self._hold(state.epoch)
+            with self._store.transaction():
+                self._persist(taken)
+        self.time.agree(head=body.issued, gateway=gateway_time)
+        answered = next((one for one in challenges if answers(head, one, steps)), None)
+        return Taken(taken, answered)
+
+    def keep_floor(self) -> None:
+        """Store the floor of time; inside or outside a transaction."""
+        with self._store.transaction():
+            self._store.put(_FLOOR, self.time.floor())
+
+    def _hold(self, epoch: int) -> None:
+        now = self._clock.monotonic()
+        long = [one for one in self._held if now - one[0] > HEAD_TOLERANCE_S]
+        recent = [one for one in self._held if now - one[0] <= HEAD_TOLERANCE_S]
+        self._held = [*long[-1:], *recent, (now, epoch)]
+
+    def _persist(self, taken: Sequence[ReadEntry]) -> None:
+        for one in taken:
+            entry = one.entry
+            self._store.execute(
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)",
+                (entry.epoch, cbor.encode(list(entry.statements)), entry.chain),
+            )
+        self._store.put(_ERA, self.revocations.era)
+        self._store.put(_FLOOR, self.time.floor())
+
+    def _checked_profile(self, data: bytes) -> Statement[Profile]:
+        statement = read(data, Profile)
+        # A profile outlives its signer's 13 months: judged when it was signed.
+        signer = self.verifier.verify(
+            statement.chain, at=statement.issued_at * 1000, kinds=frozenset({Kind.SIGNER})
+        )
+        check(statement, signer)
+        if signer.organization != self.manufacturer or statement.body.model != self._model:
+            raise refused(Reason.PROFILE_MISMATCH, "the profile is another manufacturer's or another model's")
+        return statement
+
+    def _stored_profile(self) -> Statement[Profile] | None:
+        data = self._store.get(_PROFILE)
+        return None if data is None else self._checked_profile(data)
+
+    def _stored_root_list(self) -> frozenset[bytes]:
+        data = self._store.get(_ROOT_LIST)
+        return frozenset() if data is None else frozenset(read(data, RootList).body.signers)
+
+
+def store_enrolment(
+    store: DeviceStore, trust_file: Path, *, chain: Sequence[bytes], trust_json: str
+) -> Identity:
+    """Install what an enrolment station brings: the roots and the first certificates. Raises CERTIFICATE_INVALID.
+
+    Where certificates are installed already, their root stays: an enrolled device is not taken over by another one.
+    """
+    bundle = TrustBundle.from_json(trust_json)
+    if trust_file.exists() and TrustBundle.from_json(trust_file.read_text()).root != bundle.root:
+        raise refused(Reason.DEVICE_ALREADY_ENROLLED, "the device trusts another root already")
+    identity = _device_identity(ChainVerifier(bundle), chain)
+    replace_file(trust_file, trust_json.encode())
+    with store.transaction():
+        store.put(_CHAIN, list(chain))
+    return identity
+
+
+def _device_identity(verifier: ChainVerifier, chain: Sequence[bytes]) -> Identity:
+    identity = verifier.remember(chain)
+    if identity.kind is not Kind.DEVICE or "receipt" not in identity.statements:
+        raise refused(Reason.CERTIFICATE_INVALID, "the certificate is not one of a device's attestation key")
+    return identity
+
+
+def _stored_entries(store: DeviceStore) -> list[Entry]:
+    rows = store.execute("SELECT epoch, statements, chain FROM entries ORDER BY epoch")
+    return [
+        Entry(epoch, tuple(cbor.decode(statements, max_bytes=_MAX_ENTRY)), chain)
+        for epoch, statements, chain in rows
+    ]
