@@ -15,7 +15,7 @@ from vigil.errors import Reason, Refused, refused
 from vigil.feed.change import START, Position, Row, Scope
 from vigil.feed.hub import POLL_S, Hub, Watcher
 from vigil.feed.outbox import Outbox
-from vigil.feed.reading import continues, read_head, read_state, read_tail
+from vigil.feed.reading import StatePage, continues, read_head, read_state, read_tail
 from vigil.rpc.call import Call
 from vigil.rpc.caller import caller_of
 
@@ -115,7 +115,6 @@ class FeedServicer(feed_pb2_grpc.FeedServiceServicer):
         """Send the state at one moment, in pages; the watcher then stands at that moment."""
         async with self._snapshots, self._database.reader.view() as view:
             begun = self._clock.monotonic()
-            head = await view.read(read_head)
             after: tuple[str, ...] | None = None
             last = False
             while not last:
@@ -124,10 +123,12 @@ class FeedServicer(feed_pb2_grpc.FeedServiceServicer):
                         Reason.SERVICE_UNAVAILABLE, "The snapshot was taken too slowly; begin again."
                     )
 
-                def run(connection: Connection, after: tuple[str, ...] | None = after) -> Any:
-                    return read_state(connection, scope=watcher.scope, after=after)
+                def run(
+                    connection: Connection, after: tuple[str, ...] | None = after
+                ) -> tuple[Position, StatePage]:
+                    return read_head(connection), read_state(connection, scope=watcher.scope, after=after)
 
-                page = await view.read(run)
+                head, page = await view.read(run)
                 after = page.after
                 last = after is None
                 yield feed_pb2.WatchResponse(
@@ -135,8 +136,8 @@ class FeedServicer(feed_pb2_grpc.FeedServiceServicer):
                         sequence=head.sequence, mark=head.mark, changes=page.changes, last=last
                     )
                 )
-        watcher.position = head
-        watcher.told = head.sequence
+            watcher.position = head
+            watcher.told = head.sequence
 
     async def _catch_up(self, watcher: Watcher) -> list[feed_pb2.Change]:
         """Read the tail up to where the hub stands; there the watcher joins the others."""

@@ -12,6 +12,8 @@ from vigil.errors import Reason, refused
 
 BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock before it counts as unavailable."""
+KEPT_VIEWS = 16
+"""Connections kept open for views besides the reading threads' own: opening one costs a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,12 @@ def create_engines(url: URL, *, readers: int, busy_timeout: float = BUSY_TIMEOUT
     arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False}
     writer = create_engine(url, poolclass=NullPool, connect_args=arguments)
     reader = create_engine(
-        url, poolclass=QueuePool, pool_size=readers, max_overflow=-1, connect_args=arguments
+        url,
+        poolclass=QueuePool,
+        pool_size=readers + KEPT_VIEWS,
+        max_overflow=-1,
+        pool_use_lifo=True,
+        connect_args=arguments,
     )
     schema = create_engine(url, poolclass=NullPool, connect_args=arguments)
     _prepare_connections(writer, begin="BEGIN IMMEDIATE", pragmas=("foreign_keys=ON",))
