@@ -10,6 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from sqlalchemy import Connection
+
+from tests.support.pki import TRUST_DOMAIN, Credential, TestPki
+from tests.unit.feed.support import Reader, open_feed, until
 from vigil.api.feed.v1 import feed_pb2, feed_pb2_grpc
 from vigil.core.certificates import EVERY, Kind
 from vigil.core.clock import ManualClock, SystemClock
@@ -18,9 +21,6 @@ from vigil.feed.hub import STALL_S
 from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer
 from vigil.storage import Database
-
-from tests.support.pki import TRUST_DOMAIN, Credential, TestPki
-from tests.unit.feed.support import Reader, open_feed, until
 
 SERVICE = feed_pb2.DESCRIPTOR.services_by_name["FeedService"].full_name
 ROOT = Path(__file__).parents[2]
