@@ -18,9 +18,9 @@ SIGNERS: Mapping[str, tuple[str, ...]] = {
 """Which signer's key each service holds (ARCHITECTURE section 4)."""
 
 PEERS: Mapping[str, tuple[str, ...]] = {
-    "identity": ("evidence",),
-    "release": ("evidence",),
-    "attestation": ("identity", "release", "evidence"),
+    "identity": ("evidence", "revocation"),
+    "release": ("evidence", "revocation"),
+    "attestation": ("identity", "release", "evidence", "revocation"),
     "policy": ("identity", "release", "attestation", "revocation", "evidence"),
     "revocation": ("identity", "release", "evidence"),
     "edge": ("revocation",),

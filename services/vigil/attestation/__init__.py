@@ -1,0 +1,1 @@
+"""Attestation: challenges, appraisal, and the live state of every device."""

@@ -1,0 +1,118 @@
+"""The attestation service: ``python -m vigil.attestation --config FILE``."""
+
+import os
+
+from vigil.api.attestation.v1 import attestation_pb2_grpc
+from vigil.api.feed.v1 import feed_pb2_grpc
+from vigil.attestation import store
+from vigil.attestation.config import AttestationConfig
+from vigil.attestation.replicas import Devices, ReferenceValues
+from vigil.attestation.service import Attestation, Results
+from vigil.attestation.servicer import AttestationServicer
+from vigil.core.certificates import ChainVerifier, Kind, load_pair
+from vigil.core.statements.envelope import Scribe
+from vigil.errors import Reason, refused
+from vigil.feed import FeedServicer, Outbox, Replica
+from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
+from vigil.feed.trust import CurrentVerifier, RevokedCallers
+from vigil.rpc.channel import Channels
+from vigil.rpc.options import MAX_MESSAGE_BYTES
+from vigil.rpc.server import GrpcServer, Servicer
+from vigil.rpc.service_main import Process, run
+from vigil.rpc.tls import TlsWatcher
+from vigil.storage import open_database
+
+
+def open_scribe(config: AttestationConfig, process: Process, verifier: ChainVerifier) -> Scribe:
+    """The signer of results. Raises CERTIFICATE_INVALID when its certificate was made for something else."""
+    pair = load_pair(config.signer_certificate, config.signer_key)
+    signer = verifier.verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
+    if not signer.may_sign("result"):
+        raise refused(Reason.CERTIFICATE_INVALID, "The signer's certificate was not made for `result`.")
+    return Scribe(
+        signer=pair.signer,
+        issuer=f"{signer.kind}/{signer.id}",
+        clock=process.clock,
+        entropy=os.urandom,
+        numbered=True,
+    )
+
+
+async def serve(config: AttestationConfig, process: Process) -> None:
+    """Wire and serve until told to stop."""
+    clock, entropy = process.clock, os.urandom
+    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock))
+    database = open_database(
+        config.database, metadata=store.METADATA, migrations="vigil.attestation.migrations"
+    )
+    outbox = Outbox(database)
+    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=clock)
+    devices, references = Devices(), ReferenceValues()
+    for name, view in (("identity", devices), ("release", references)):
+        channel = channels.service(config.peer(name), name)
+        replica = Replica(
+            channel_factory=lambda channel=channel: channel,  # type: ignore[misc]
+            name=name,
+            clock=clock,
+            entropy=entropy,
+            on_change=view.changed,
+            on_reset=view.reset,
+        )
+        process.supervise(f"replica-{name}", replica.run())
+    revocation = channels.service(config.peer("revocation"), "revocation")
+    revoked = RevokedCallers(channel_factory=lambda: revocation, clock=clock, entropy=entropy)
+    process.supervise("revocations", revoked.run())
+    appender = EvidenceAppender(
+        channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
+    )
+    spool = EvidenceSpool(database=database, appender=appender, entropy=entropy)
+    process.supervise("spool", spool.run())
+    attestation = Attestation(
+        database=database,
+        outbox=outbox,
+        spool=spool,
+        verifier=verifier,
+        devices=devices,
+        references=references,
+        scribe=open_scribe(config, process, verifier()),
+        clock=clock,
+        entropy=entropy,
+    )
+    servicer = AttestationServicer(attestation=attestation, results=Results(database=database, clock=clock))
+    server = GrpcServer(
+        role="attestation",
+        tls=config.tls,
+        clock=clock,
+        listen=config.listen,
+        servicers=_servicers(servicer, FeedServicer(outbox, clock)),
+        revocation_check=revoked.refusal,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        metrics=process.metrics,
+    )
+    process.ready(await server.start())
+    await process.until_stopped()
+    await server.stop()
+    await process.end()
+    await appender.close()
+    await channels.close()
+    database.close()
+
+
+def _servicers(servicer: AttestationServicer, feed: FeedServicer) -> list[Servicer]:
+    return [
+        (
+            attestation_pb2_grpc.add_AttestationServiceServicer_to_server,
+            servicer,
+            "vigil.api.attestation.v1.AttestationService",
+        ),
+        (feed_pb2_grpc.add_FeedServiceServicer_to_server, feed, "vigil.api.feed.v1.FeedService"),
+    ]
+
+
+def main() -> None:
+    """Run the service."""
+    run("attestation", AttestationConfig, serve)
+
+
+if __name__ == "__main__":
+    main()
