@@ -164,9 +164,7 @@ class Attestation:
             )
         except Refused:
             raise
-        except (
-            Exception
-        ):  # an exception while appraising leaves the device untrusted (ARCHITECTURE section 4)
+        except Exception:  # noqa: BLE001 - the device is then untrusted (ARCHITECTURE section 4)
             self._log.exception("appraisal_failed", device=device.device_id)
             return domain.malfunction(known)
 
