@@ -5,17 +5,18 @@ start happens in the constructor: the boot leaf, the verdict over a pending upda
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from vigil.core.clock import Clock, Entropy
-from vigil.core.keys import KeySigner, key_thumbprint
+from vigil.core.keys import KeySigner
 from vigil.core.revocations import Lease
-from vigil.core.statements.bodies import Acknowledgement, Evidence, Measurements, Scope, Therapy
+from vigil.core.statements.bodies import Acknowledgement, Evidence, Scope
 from vigil.core.statements.envelope import Scribe, Statement
-from vigil.device import domain, messages
+from vigil.device import domain, messages, snapshot
 from vigil.device.enrol import possession
-from vigil.device.evidence import DEBUG_DISABLED_PERMANENTLY, EAT_PROFILE, UEID_RAND, Attester
-from vigil.device.executor import Executor, manufacturer_hash
+from vigil.device.evidence import Attester
+from vigil.device.executor import Executor
 from vigil.device.facts import Replay, View
 from vigil.device.hardware import Hardware
 from vigil.device.journal import Journal
@@ -32,6 +33,8 @@ STAGED_S: Final = 0.5
 """How often staged commands are looked at."""
 DOWNLOAD_S: Final = 10.0
 """How long a piece of an artifact may take before it is asked for again."""
+ARRIVED_S: Final = 5.0
+"""A message on a link that stayed up this long has arrived, or its keepalive would have cut the link."""
 FLOOR_S: Final = 600.0
 """How often the floor of time is stored."""
 IDLE_S: Final = 5.0
@@ -95,6 +98,7 @@ class DeviceAgent:
         self._challenge_due = 0.0
         self._renew_due = 0.0
         self._floor_due = self._started + FLOOR_S
+        self._in_flight: dict[bytes, tuple[int, float]] = {}
         self._asked: tuple[tuple[bytes, int], float] | None = None
         self.reconnect_wanted = False
         hardware.pump.on_change = self._changed
@@ -106,16 +110,17 @@ class DeviceAgent:
         return self._executor.restart_wanted
 
     @property
+    def online(self) -> bool:
+        """Whether a link is up."""
+        return self._online
+
+    @property
     def trust(self) -> Trust:
         """Certificates, profile, revocations; for looking."""
         return self._trust
 
     def connected(self) -> list[Outgoing]:
-        """The link came up: what the device says first."""
-        self._online = True
-        self._asked = None
-        self._status_every, self._status_due = None, float("inf")
-        self._attester.lost()
+        """A stream was opened: what the device says first. It counts as online when it is welcomed."""
         profile, revocations = self._trust.profile, self._trust.revocations
         hello = messages.Hello(
             model=self._hardware.label.model,
@@ -127,12 +132,15 @@ class DeviceAgent:
             attestation_chain=self._trust.chain,
             status=self.status(),
         )
-        return [hello, self._acknowledgement(), *self.tick()]
+        return [hello]
 
     def disconnected(self) -> None:
         """The link went down. Therapy, staged commands and time go on."""
         self._online = False
         self._attester.lost()
+        # What was said last may not have arrived: it is said again.
+        self._in_flight.clear()
+        self._executor.news = True
 
     def handle(self, message: Incoming) -> list[Outgoing]:
         """Answer one message from the gateway. Never raises for what it says."""
@@ -166,6 +174,7 @@ class DeviceAgent:
             if now >= self._status_due and self._status_every is not None:
                 self._status_due = now + self._status_every
                 self._show_status = True
+            self._settle_sent(now)
             out += self._news()
         return out
 
@@ -181,21 +190,12 @@ class DeviceAgent:
 
     def status(self) -> messages.Status:
         """The device's own report of itself."""
-        hardware, state = self._hardware, self._state
-        return messages.Status(
-            therapy_state=str(hardware.pump.therapy),
-            patient_state=str(hardware.pump.patient),
-            firmware_version=hardware.slots.build.version,
-            applied_actions=state.applied,
-            staged_commands=len(self._executor.staged),
-            quarantined=state.quarantined,
-            holds=state.holds,
-            revocation_epoch=self._trust.revocations.epoch,
-            boot_count=state.boot_count,
-            device_time=self._time.now(),
-            alert=state.alert,
-            readings=hardware.pump.readings().values,
-            settings={name: _text(value) for name, value in hardware.configuration.settings.items()},
+        return snapshot.status(
+            hardware=self._hardware,
+            state=self._state,
+            staged=len(self._executor.staged),
+            epoch=self._trust.revocations.epoch,
+            now=self._time.now(),
         )
 
     # --- messages
@@ -203,7 +203,7 @@ class DeviceAgent:
     def _answer(self, message: Incoming) -> list[Outgoing]:
         match message:
             case messages.Welcome():
-                self._welcome(message)
+                return self._welcome(message)
             case messages.NonceRequest():
                 return [self._nonce(message)]
             case messages.BundleMessage():
@@ -229,11 +229,22 @@ class DeviceAgent:
                 self._renewed(message)
         return []
 
-    def _welcome(self, message: messages.Welcome) -> None:
+    def _welcome(self, message: messages.Welcome) -> list[Outgoing]:
+        self._online = True
+        self._asked = None
+        self._status_every, self._status_due = None, float("inf")
+        self._attester.lost()
         if message.trust_json:
-            self._trust.take_trust(message.trust_json)
+            self._offered(lambda: self._trust.take_trust(message.trust_json))
         if message.profile:
-            self._trust.take_profile(message.profile)
+            self._offered(lambda: self._trust.take_profile(message.profile))
+        return [self._acknowledgement(), *self.tick()]
+
+    def _offered(self, take: Callable[[], bool]) -> None:
+        try:
+            take()
+        except Refused as error:
+            _LOG.warning("%s: what the gateway offers is not taken: %s", self.device_id, error)
 
     def _nonce(self, message: messages.NonceRequest) -> messages.NonceReply:
         try:
@@ -359,17 +370,26 @@ class DeviceAgent:
             return []
         out: list[Outgoing] = []
         if self._executor.news:
-            unsent = self._journal.unsent()
-            out += [messages.Receipts(0, receipts) for _, receipts in unsent]
-            with self._hardware.store.transaction():
-                for request_id, _ in unsent:
-                    self._journal.sent(request_id)
             self._executor.news = False
-            self._show_status = self._show_status or bool(unsent)
+            now = self._clock.monotonic()
+            for request_id, receipts in self._journal.unsent():
+                if self._in_flight.get(request_id, (0, 0.0))[0] < len(receipts):
+                    self._in_flight[request_id] = (len(receipts), now)
+                    out.append(messages.Receipts(0, receipts))
+                    self._show_status = True
         if self._show_status:
             self._show_status = False
             out.append(self.status())
         return out
+
+    def _settle_sent(self, now: float) -> None:
+        """Receipts that went out on a link which stayed up have arrived."""
+        arrived = [one for one in self._in_flight.items() if now - one[1][1] >= ARRIVED_S]
+        if arrived:
+            with self._hardware.store.transaction():
+                for request_id, (count, _) in arrived:
+                    self._journal.sent(request_id, up_to=count)
+                    del self._in_flight[request_id]
 
     # --- the device itself
 
@@ -410,70 +430,20 @@ class DeviceAgent:
         )
 
     def _view(self) -> View:
-        """What the device knows at this moment. Raises PROFILE_MISMATCH while it has no profile."""
-        trust, hardware, state = self._trust, self._hardware, self._state
-        if trust.profile is None:
-            raise refused(
-                Reason.PROFILE_MISMATCH,
-                "the device has no profile of its model yet",
-                lifted_by="its gateway handing it one",
-                who="the manufacturer",
-            )
-        return View(
-            device_id=self.device_id,
-            organization=trust.identity.organization,
-            site=trust.identity.sites[0],
-            manufacturer=trust.manufacturer,
-            now=self._time.now(),
-            operational_until=trust.identity.operational_until,
-            profile=trust.profile,
-            verifier=trust.verifier,
-            revocations=trust.revocations,
-            distrusted=trust.distrusted,
-            held_epoch=trust.held_epoch,
-            boot_count=state.boot_count,
-            bound_size=self._log.bound_size,
-            therapy=hardware.pump.therapy,
-            patient=hardware.pump.patient,
-            bedside_confirmed=hardware.pump.bedside_confirmed,
-            on_mains=hardware.pump.on_mains,
-            quarantined=state.quarantined,
-            holds=state.holds,
-            firmware=hardware.slots.measure(),
-            configuration=hardware.configuration.digest,
-            library=hardware.configuration.library_digest,
-            security_version=hardware.slots.build.security_version,
+        return snapshot.view(
+            trust=self._trust, hardware=self._hardware, state=self._state, bound_size=self._log.bound_size
         )
 
     def _claims(self, nonce: bytes) -> Evidence:
-        """The EAT's claims about this moment; a change of the flash is logged before the head is signed."""
+        """A change of the flash is logged before the head is signed."""
         self._check_flash()
-        hardware, build = self._hardware, self._hardware.slots.build
-        label = hardware.label
-        return Evidence(
-            eat_nonce=nonce,
-            ueid=UEID_RAND + key_thumbprint(hardware.identity_key.public_key()),
-            oemid=manufacturer_hash(label.manufacturer),
-            hwmodel=label.model.encode()[:32],
-            oemboot=self._running == build.digest,
-            dbgstat=DEBUG_DISABLED_PERMANENTLY,
-            eat_profile=EAT_PROFILE,
-            bootcount=self._state.boot_count,
-            swname=f"{label.model} firmware",
-            swversion=(build.version,),
-            measurements=Measurements(
-                firmware=self._running,
-                configuration=hardware.configuration.digest,
-                library=hardware.configuration.library_digest,
-                sbom=build.sbom,
-            ),
+        return snapshot.claims(
+            nonce,
+            hardware=self._hardware,
+            state=self._state,
             log=self._log.head(),
-            therapy=Therapy(hardware.pump.therapy, hardware.pump.patient, self._time.now()),
-            security_version=build.security_version,
+            now=self._time.now(),
             uptime=int(self._clock.monotonic() - self._started),
-            quarantined=self._state.quarantined,
-            holds=self._state.holds,
-            applied=self._state.applied,
         )
 
     def _new_scribe(self) -> Scribe:
@@ -487,7 +457,3 @@ class DeviceAgent:
 
     def _sign(self, body: Any) -> Statement[Any]:
         return self._scribe.sign(body, subject=self._subject)
-
-
-def _text(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)

@@ -16,12 +16,6 @@ from vigil.device.journal import Journal
 from vigil.device.measurement_log import MeasurementLog
 from vigil.device.messages import Appraised, Challenge, ChallengeRequest, Submission
 
-EAT_PROFILE: Final = "tag:vigil.dev,2026:device-evidence:1"
-"""RFC 9711 4.3.2: names this shape of an EAT."""
-UEID_RAND: Final = b"\x01"
-"""RFC 9711 4.2.1.1, type RAND: followed by 256 bits, the thumbprint of the identity key."""
-DEBUG_DISABLED_PERMANENTLY: Final = 3
-"""RFC 9711 4.2.9, disabled-permanently."""
 ANSWER_S: Final = 5.0
 """How long a challenge or a result may take before the attempt is given up."""
 RETRY_S: Final = 2.0

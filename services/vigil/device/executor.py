@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vigil.core.digest import sha256
 from vigil.core.statements.bodies import (
     Effect,
     Outcome,
@@ -315,11 +314,6 @@ class Executor:
             reason=None if reason is None else str(reason),
             data=data,
         )
-
-
-def manufacturer_hash(organization: str) -> bytes:
-    """An oemid of type RAND (RFC 9711 4.2.3.1): 16 bytes that stand for the manufacturer's organization."""
-    return sha256(organization.encode())[:16]
 
 
 def _rate_tenths(admission: Admission) -> int:

@@ -136,9 +136,12 @@ class Journal:
         rows = self._store.execute("SELECT DISTINCT request_id FROM receipts WHERE sent = 0")
         return [(row[0], self.receipts(row[0])) for row in rows]
 
-    def sent(self, request_id: bytes) -> None:
-        """The receipts so far were given to a link."""
-        self._store.execute("UPDATE receipts SET sent = 1 WHERE request_id = ? AND sent = 0", (request_id,))
+    def sent(self, request_id: bytes, *, up_to: int) -> None:
+        """The receipts up to this number have reached a gateway."""
+        self._store.execute(
+            "UPDATE receipts SET sent = 1 WHERE request_id = ? AND number <= ? AND sent = 0",
+            (request_id, up_to),
+        )
 
     def permits(self, digests: Sequence[bytes]) -> list[bytes]:
         """The permit statements with these digests, as they came."""

@@ -20,6 +20,8 @@ from vigil.errors import Reason, refused
 _CHAIN, _PROFILE, _ERA, _FLOOR, _ROOT_LIST = "chain.attestation", "profile", "era", "floor", "root-list"
 _MAX_HEADS: Final = 64
 _MAX_ENTRY: Final = 1 << 20
+MAX_ASIDE: Final = 16_384
+"""Entries that wait for the head which confirms them; a gateway sends long histories in several messages."""
 
 
 class SharedTrust:
@@ -98,6 +100,7 @@ class Trust:
         self.revocations.restore(_stored_entries(store), era=int(store.get(_ERA, 0)))
         # What was persisted counts as held for long.
         self._held = [(float("-inf"), self.revocations.epoch)]
+        self._aside: list[Entry] = []
 
     @property
     def held_epoch(self) -> int:
@@ -170,7 +173,14 @@ class Trust:
         gateway_time: int,
         challenges: Sequence[bytes],
     ) -> Taken:
-        """Follow a verified head, persist what is new, learn the time. Raises SNAPSHOT_REQUIRED or others."""
+        """Follow a verified head, persist what is new, learn the time. Raises SNAPSHOT_REQUIRED or others.
+
+        Entries that come without a head are kept aside until one confirms the chain that they lead to.
+        """
+        if not head_bytes:
+            self._aside = [*self._aside, *entries][-MAX_ASIDE:]
+            return Taken((), None)
+        entries, self._aside = [*self._aside, *entries], []
         head = self._shared.head(head_bytes, self.verifier, at=self.time.now())
         if head.signer in self.distrusted:
             raise refused(Reason.SIGNER_REVOKED, "the root does not trust the signer of this head")
