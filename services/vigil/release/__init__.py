@@ -1,0 +1,1 @@
+"""Device models and profiles, firmware builds, artifacts by digest, baselines and SBOMs."""

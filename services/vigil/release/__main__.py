@@ -1,0 +1,108 @@
+"""The release service: ``python -m vigil.release --config FILE``."""
+
+import os
+from collections.abc import Callable
+
+from vigil.api.feed.v1 import feed_pb2_grpc
+from vigil.api.release.v1 import release_pb2_grpc
+from vigil.core.certificates import Identity
+from vigil.errors import Reason
+from vigil.feed import FeedServicer, Outbox
+from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
+from vigil.release.artifacts import ArtifactStore
+from vigil.release.config import ReleaseConfig
+from vigil.release.service import Ports, ReleaseService
+from vigil.release.servicer import ArtifactServicer, ReleaseServicer
+from vigil.release.store import METADATA, MIGRATIONS
+from vigil.release.trust import CurrentVerifier, Revoked
+from vigil.release.uploads import Uploads
+from vigil.rpc.channel import Channels
+from vigil.rpc.options import MAX_MESSAGE_BYTES
+from vigil.rpc.server import GrpcServer, Servicer
+from vigil.rpc.service_main import Process, run
+from vigil.rpc.tls import TlsWatcher
+from vigil.storage import open_database
+
+
+def servicers(ports: Ports) -> list[Servicer]:
+    """Name every contract that this process serves."""
+    package = "vigil.api.release.v1"
+    service = ReleaseService(ports)
+    artifacts = ArtifactServicer(service=service, uploads=Uploads(ports.artifacts))
+    return [
+        (
+            release_pb2_grpc.add_ReleaseServiceServicer_to_server,
+            ReleaseServicer(service),
+            f"{package}.ReleaseService",
+        ),
+        (
+            release_pb2_grpc.add_ArtifactServiceServicer_to_server,
+            artifacts,
+            f"{package}.ArtifactService",
+        ),
+        (
+            feed_pb2_grpc.add_FeedServiceServicer_to_server,
+            FeedServicer(ports.outbox, ports.clock),
+            "vigil.api.feed.v1.FeedService",
+        ),
+    ]
+
+
+async def serve(config: ReleaseConfig, process: Process) -> None:
+    """Wire and serve until told to stop."""
+    clock, entropy = process.clock, os.urandom
+    database = open_database(config.database, metadata=METADATA, migrations=MIGRATIONS)
+    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=clock)
+    appender = EvidenceAppender(
+        channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
+    )
+    spool = EvidenceSpool(database=database, appender=appender, entropy=entropy)
+    check: Callable[[Identity], Reason | None] | None = None
+    if "revocation" in config.peers:
+        channel = channels.service(config.peer("revocation"), "revocation")
+        revoked = Revoked(channel_factory=lambda: channel, clock=clock, entropy=entropy)
+        process.supervise("revocations", revoked.run())
+        check = revoked.refusal
+    ports = Ports(
+        database=database,
+        outbox=Outbox(database),
+        spool=spool,
+        artifacts=ArtifactStore(config.artifacts),
+        verifier=CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock)),
+        revoked=check or _nobody,
+        clock=clock,
+    )
+    server = GrpcServer(
+        role=process.role,
+        tls=config.tls,
+        clock=clock,
+        listen=config.listen,
+        servicers=servicers(ports),
+        revocation_check=check,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        metrics=process.metrics,
+    )
+    process.supervise("spool", spool.run())
+    process.ready(await server.start())
+    try:
+        await process.until_stopped()
+    finally:
+        await server.stop()
+        await process.end()
+        await appender.close()
+        await channels.close()
+        database.close()
+
+
+def _nobody(_who: Identity) -> Reason | None:
+    """Without a revocation service nobody is known revoked."""
+    return None
+
+
+def main() -> None:
+    """Run as ``python -m vigil.release --config FILE``."""
+    run("release", ReleaseConfig, serve)
+
+
+if __name__ == "__main__":
+    main()

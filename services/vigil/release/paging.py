@@ -1,0 +1,52 @@
+"""Pages of lists (AIP-158): opaque tokens that carry the last place shown and what the list was asked for."""
+
+import base64
+import binascii
+import hmac
+from typing import Final
+
+from vigil.core.digest import sha256
+from vigil.errors import Reason, Refused, refused
+
+DEFAULT_PAGE: Final = 50
+MAX_PAGE: Final = 200
+MAX_PAGE_BYTES: Final = 3 << 20
+"""A page fits into one message, statements and all."""
+_MARK: Final = 8
+
+
+def page_size(asked: int) -> int:
+    """Rows of a page at most. Raises FIELD_INVALID for a negative number."""
+    if asked < 0:
+        raise refused(Reason.FIELD_INVALID, "page_size is not negative", field="page_size")
+    return min(asked or DEFAULT_PAGE, MAX_PAGE)
+
+
+def token_after(place: str, *asked: str) -> str:
+    """Write the token of the page after ``place``; empty for an empty place."""
+    return base64.urlsafe_b64encode(_mark(asked) + place.encode()).decode().rstrip("=") if place else ""
+
+
+def after_of(token: str, *asked: str) -> str:
+    """Read the place after which the page begins; empty at the start. Raises FIELD_INVALID."""
+    if not token:
+        return ""
+    try:
+        if len(token) > 1024:
+            raise _foreign()
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        if not hmac.compare_digest(raw[:_MARK], _mark(asked)):
+            raise _foreign()
+        return raw[_MARK:].decode()
+    except (binascii.Error, ValueError):
+        raise _foreign() from None
+
+
+def _mark(asked: tuple[str, ...]) -> bytes:
+    return sha256("\x00".join(asked).encode(errors="replace"))[:_MARK]
+
+
+def _foreign() -> Refused:
+    return refused(
+        Reason.FIELD_INVALID, "the page token belongs to another list, or to none", field="page_token"
+    )
