@@ -1,0 +1,1 @@
+"""An edge's tables, version by version."""

@@ -1,0 +1,1 @@
+"""The chain's tables, version by version."""

@@ -1,0 +1,173 @@
+"""A restore never un-revokes: before anything is served, the log is asked for the steps that the database lacks."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import structlog
+from sqlalchemy import Connection
+
+from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from vigil.core import cose
+from vigil.core.certificates import ChainVerifier, Identity, Kind
+from vigil.core.clock import Clock
+from vigil.core.digest import sha256
+from vigil.core.revocations import REVOKER_ROLES, Entry, ReadEntry, chain_hash, check_reinstatement
+from vigil.core.statements.envelope import Statement, StatementKind, check, read_any
+from vigil.errors import Reason, Refused
+from vigil.revocation import store
+from vigil.revocation.domain import LOG_SUBJECT, Step, read_record_body
+from vigil.revocation.service import ChainWriter, draft_of_record
+from vigil.rpc.status import translated
+from vigil.storage import Database
+
+KINDS: Final = (StatementKind.REVOCATION, StatementKind.REINSTATEMENT)
+PAGE: Final = 500
+TIMEOUT_S: Final = 10.0
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One verified statement of the chain as the log kept it; ``step`` where it says that it stood."""
+
+    statement: Statement[Any]
+    signer: Identity
+    step: Step | None
+    number: int
+
+
+class Restorer:
+    """Compares the log's history of the chain with the database's, and enters again what is missing."""
+
+    def __init__(
+        self,
+        *,
+        channel: grpc.aio.Channel,
+        database: Database,
+        writer: ChainWriter,
+        verifier: Callable[[], ChainVerifier],
+        clock: Clock,
+    ) -> None:
+        self._stub: Any = evidence_pb2_grpc.EvidenceReadServiceStub(channel)
+        self._database = database
+        self._writer = writer
+        self._verifier = verifier
+        self._clock = clock
+        self._log = structlog.get_logger("vigil.revocation.restore")
+
+    async def run(self) -> int:
+        """Wait for the log's answer, however long it takes; answers how many steps were entered again.
+
+        Nothing is served before: a database of last week would free what was revoked since.
+        """
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                recorded = await self._history()
+                break
+            except Refused as refusal:
+                self._log.warning("waiting_for_evidence", reason=str(refusal))
+                await asyncio.sleep(pause)
+                pause = min(LAST_PAUSE_S, pause * 2)
+        return await self._enter(recorded)
+
+    async def _history(self) -> list[Recorded]:
+        found: list[Recorded] = []
+        token = ""
+        while True:
+            request = evidence_pb2.ListHistoryRequest(
+                subject=LOG_SUBJECT, kinds=[str(kind) for kind in KINDS], page_size=PAGE, page_token=token
+            )
+            try:
+                page = await translated(self._stub.ListHistory(request, timeout=TIMEOUT_S))
+            except Refused as refusal:
+                if refusal.reason is Reason.NOT_IN_SCOPE:
+                    # The log has nothing under this subject: nothing was ever revoked.
+                    return found
+                raise
+            for entry in page.entries:
+                one = self._verified(entry, number=len(found))
+                if one is not None:
+                    found.append(one)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def _verified(self, entry: evidence_pb2.Entry, *, number: int) -> Recorded | None:
+        """A statement with its signer; None, loudly, for what no person of the recall team signed."""
+        try:
+            data = cose.with_chain(entry.statement, tuple(entry.chain))
+            statement = read_any(data)
+            if statement.kind not in KINDS:
+                return None
+            at = min(statement.issued_at * 1000, self._clock.now())
+            signer = self._verifier().verify(
+                statement.chain, at=at, kinds=frozenset({Kind.PERSON}), grace=True
+            )
+            check(statement, signer)
+            if not signer.has_role(*REVOKER_ROLES):
+                return None
+        except Refused as refusal:
+            self._log.error("record_not_usable", index=entry.index, reason=str(refusal))
+            return None
+        steps = (step for body in entry.bodies if (step := read_record_body(body)) is not None)
+        return Recorded(statement, signer, next(steps, None), number)
+
+    async def _enter(self, recorded: Iterable[Recorded]) -> int:
+        groups = _grouped(recorded)
+
+        def run(connection: Connection) -> int:
+            entered = 0
+            for group in groups:
+                if any(store.epoch_of(connection, one.statement.digest) is not None for one in group):
+                    continue
+                if not self._sound(group):
+                    continue
+                step, before = group[0].step, store.position(connection)
+                digests = [one.statement.digest for one in group]
+                if step is None or chain_hash(before.chain, before.epoch + 1, digests) != step.chain:
+                    # Readers that hold the former chain need an era statement; what is revoked stays revoked.
+                    self._log.error("chain_differs", epoch=before.epoch + 1, recorded=step and step.epoch)
+                draft = draft_of_record(tuple(one.statement for one in group), group[0].signer)
+                time = step.time if step is not None else group[0].statement.issued_at * 1000
+                self._writer.append(connection, draft, recorded_at=time)
+                entered += 1
+            return entered
+
+        entered = await self._database.write(run)
+        if entered:
+            self._log.warning("revocations_restored", entries=entered)
+        return entered
+
+    def _sound(self, group: tuple[Recorded, ...]) -> bool:
+        """A reinstatement frees only with both people's signatures, from the log as from anywhere."""
+        statements = tuple(one.statement for one in group)
+        if statements[0].kind is StatementKind.REVOCATION:
+            return len(group) == 1
+        entry = Entry(0, tuple(one.data for one in statements), b"")
+        try:
+            check_reinstatement(ReadEntry(entry, None, statements), self._verifier(), at=self._clock.now())
+        except Refused as refusal:
+            self._log.error("reinstatement_not_restored", reason=str(refusal))
+            return False
+        return True
+
+
+def _grouped(recorded: Iterable[Recorded]) -> list[tuple[Recorded, ...]]:
+    """The steps in the order of their epochs: a revocation alone, the two statements of a reinstatement together."""
+    groups: dict[bytes, list[Recorded]] = {}
+    for one in recorded:
+        alone = one.statement.kind is StatementKind.REVOCATION
+        key = one.statement.digest if alone else sha256(one.statement.sign1.payload)
+        if one.step is not None and not alone:
+            key = one.step.chain
+        groups.setdefault(key, []).append(one)
+    ordered = sorted(groups.values(), key=lambda group: _place(group[0]))
+    return [tuple(group) for group in ordered]
+
+
+def _place(one: Recorded) -> tuple[int, int]:
+    return (one.step.epoch if one.step is not None else 2**63, one.number)
