@@ -144,7 +144,8 @@ class EvidenceReadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHistory(self, request, context):
-        """The records of one subject (a device, a person, a build …), newest last.
+        """The records of one subject (a device, a person, a build …), newest last. `revocation` asks at every start, before
+        its first head, whether the log knows of steps that its database lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,9 @@ class EvidenceReadServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EvidenceReadServiceAsyncStub: ...
     GetEntry: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetEntryRequest, _evidence_pb2.Entry]
     ListHistory: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.ListHistoryRequest, _evidence_pb2.ListHistoryResponse]
-    """The records of one subject (a device, a person, a build …), newest last."""
+    """The records of one subject (a device, a person, a build …), newest last. `revocation` asks at every start, before
+    its first head, whether the log knows of steps that its database lost.
+    """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetInclusionProofRequest, _evidence_pb2.InclusionProof]
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.ConsistencyProof]
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]
@@ -68,7 +70,9 @@ class EvidenceReadServiceAsyncStub(EvidenceReadServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEntry: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetEntryRequest, _evidence_pb2.Entry]  # type: ignore[assignment]
     ListHistory: _aio.UnaryUnaryMultiCallable[_evidence_pb2.ListHistoryRequest, _evidence_pb2.ListHistoryResponse]  # type: ignore[assignment]
-    """The records of one subject (a device, a person, a build …), newest last."""
+    """The records of one subject (a device, a person, a build …), newest last. `revocation` asks at every start, before
+    its first head, whether the log knows of steps that its database lost.
+    """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetInclusionProofRequest, _evidence_pb2.InclusionProof]  # type: ignore[assignment]
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.ConsistencyProof]  # type: ignore[assignment]
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]  # type: ignore[assignment]
@@ -87,7 +91,9 @@ class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.ListHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.ListHistoryResponse, _abc.Awaitable[_evidence_pb2.ListHistoryResponse]]:
-        """The records of one subject (a device, a person, a build …), newest last."""
+        """The records of one subject (a device, a person, a build …), newest last. `revocation` asks at every start, before
+        its first head, whether the log knows of steps that its database lost.
+        """
 
     @_abc_1.abstractmethod
     def GetInclusionProof(
