@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from vigil.core.certificates import EVERY, Grant, Identity, Kind
-from vigil.identity import domain, pki, store
+from vigil.identity import domain, pki, refusals, store
 from vigil.identity.ca import Issued
 from vigil.identity.domain import Credential, Device, Gateway, Possession, Principal
 from vigil.identity.paging import after_of, page_size, token_after
@@ -28,15 +28,21 @@ class Certificates:
     async def issue(self, caller: Identity, principal_id: str, csr_pem: str, lifetime_s: int) -> Credential:
         """Issue a credential to a person, for a key made where it is used.
 
-        Raises STATE_CONFLICT for a pending or disabled person, FIELD_INVALID, POSSESSION_NOT_PROVED, NOT_IN_SCOPE.
+        Raises SECOND_PERSON_REQUIRED for a privileged person whom no other admin has approved since the last
+        one, STATE_CONFLICT for a pending or disabled person, FIELD_INVALID, POSSESSION_NOT_PROVED, NOT_IN_SCOPE.
         """
         found = await self._principal(principal_id)
         require_organization(caller, found.organization_id)
         if not domain.covers_sites(caller, found.organization_id, found.site_ids):
             raise unknown()
-        domain.may_be_issued(found)
+        domain.issued_by(found, caller.id)
         return await self._issue(
-            found, csr_pem, domain.lifetime(found, lifetime_s), by=caller.id, authenticated="administrator"
+            found,
+            csr_pem,
+            domain.lifetime(found, lifetime_s),
+            by=caller.id,
+            authenticated="administrator",
+            renewal=False,
         )
 
     async def renew(self, caller: Identity, principal_id: str, csr_pem: str) -> Credential:
@@ -45,7 +51,12 @@ class Certificates:
         found = await self._principal(principal_id)
         domain.may_be_issued(found)
         return await self._issue(
-            found, csr_pem, domain.SHIFT, by=caller.id, authenticated=caller.authenticated
+            found,
+            csr_pem,
+            domain.SHIFT,
+            by=caller.id,
+            authenticated=caller.authenticated,
+            renewal=True,
         )
 
     async def credential(self, caller: Identity, thumbprint: str) -> Credential:
@@ -129,7 +140,7 @@ class Certificates:
             at = domain.check_renewal_nonce(possession.nonce, current, now=now)
             other = store.find(connection, Device, store.DEVICE.c.attestation_key == chains.attestation_key)
             if any(one.device_id != device_id for one in other):
-                raise domain.key_already_enrolled()
+                raise refusals.key_already_enrolled()
             values = {
                 "attestation_key": chains.attestation_key,
                 "attestation_certificate": chains.attestation_certificate,
@@ -144,7 +155,14 @@ class Certificates:
         return chains
 
     async def _issue(
-        self, principal: Principal, csr_pem: str, operational: int, *, by: str, authenticated: str
+        self,
+        principal: Principal,
+        csr_pem: str,
+        operational: int,
+        *,
+        by: str,
+        authenticated: str,
+        renewal: bool,
     ) -> Credential:
         now = self._ports.clock.now()
         grant = Grant(
@@ -176,7 +194,11 @@ class Certificates:
             current = store.get(connection, Principal, principal.principal_id)
             if current is None:
                 raise unknown()
-            domain.may_be_issued(current)
+            if renewal:
+                domain.may_be_issued(current)
+            else:
+                domain.issued_by(current, by)
+                store.change(connection, Principal, current.principal_id, cleared_by="")
             store.add(connection, credential, {})
             publish(self._ports.outbox, connection, credential)
 

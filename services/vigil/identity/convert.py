@@ -4,7 +4,7 @@ from typing import Final
 
 from vigil.api.identity.v1 import identity_pb2 as pb
 from vigil.errors import Refused
-from vigil.identity import domain
+from vigil.identity import domain, refusals
 from vigil.identity.ca import Issued
 from vigil.identity.domain import DeviceState, PrincipalState
 
@@ -159,7 +159,7 @@ def device_state_from(message: pb.DeviceState.ValueType) -> DeviceState | None:
     try:
         return _STATE_OF[message]
     except KeyError:
-        raise domain.invalid("state", "there is no such state") from None
+        raise refusals.invalid("state", "there is no such state") from None
 
 
 def possession_from(message: pb.DevicePossession) -> domain.Possession:

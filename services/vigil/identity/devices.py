@@ -14,7 +14,7 @@ from vigil.core.commands import person_of
 from vigil.core.statements import bodies
 from vigil.core.statements.envelope import Statement, read
 from vigil.errors import Reason, Refused, refused
-from vigil.identity import domain, store
+from vigil.identity import domain, refusals, store
 from vigil.identity.domain import Device, DeviceState, Hold
 from vigil.identity.paging import after_of, page_size, token_after
 from vigil.identity.ports import Ports, publish, unknown
@@ -37,7 +37,7 @@ class Devices:
         Raises NOT_IN_SCOPE, FIELD_INVALID when several fit.
         """
         if not name or len(name) > udi.MAX_CARRIER:
-            raise domain.invalid("device_id", f"it has 1 to {udi.MAX_CARRIER} characters")
+            raise refusals.invalid("device_id", f"it has 1 to {udi.MAX_CARRIER} characters")
         condition = and_(_named(name), store.visible_at_sites(store.DEVICE, caller))
         found = await self._ports.database.read(
             lambda connection: store.find(connection, Device, condition, limit=MAX_CANDIDATES)
@@ -48,7 +48,7 @@ class Devices:
             require_site(caller, one.organization_id, one.site_id)
         if len(found) > 1:
             candidates = ", ".join(one.device_id for one in found)
-            raise domain.invalid(
+            raise refusals.invalid(
                 "device_id", f"several devices have this serial or tag: {candidates}", candidates=candidates
             )
         return found[0]
@@ -96,7 +96,7 @@ class Devices:
         now = self._ports.clock.now()
         expires = statement.body.expires or 0
         if statement.body.expires is not None and expires <= now:
-            raise domain.invalid("hold", "it has ended already")
+            raise refusals.invalid("hold", "it has ended already")
         hold = Hold(
             digest=statement.digest,
             device_id=device_id,
@@ -127,7 +127,7 @@ class Devices:
         """
         found = await self._in_scope(caller, device_id)
         if len(lifts) != 2:
-            raise domain.second_person(
+            raise refusals.second_person(
                 "Two people lift a hold, each with a statement.", "the people of the site"
             )
         read_all = [self._read(data, found, bodies.HoldAction.LIFT) for data in lifts]
@@ -154,10 +154,10 @@ class Devices:
                 self._use_up(connection, device, statement, signer)
             held = [hold for hold in active_holds(connection, device_id) if domain.in_force(hold, now=now)]
             if not held:
-                raise domain.conflict("There is no hold on this device.")
+                raise refusals.conflict("There is no hold on this device.")
             signed = min(statement.issued_at * 1000 for statement, _ in read_all)
             if any(hold.issued_at > signed + MAX_CLOCK_SKEW_MS for hold in held):
-                raise domain.conflict(
+                raise refusals.conflict(
                     "A hold was placed after these statements were signed.",
                     lifted_by="new statements by two people",
                 )
@@ -206,7 +206,7 @@ class Devices:
         if statement.body.device != device.device_id:
             raise refused(Reason.NOT_IN_TARGET, "The statement names another device.")
         if statement.body.action is not action:
-            raise domain.invalid(
+            raise refusals.invalid(
                 "hold", f"its action is {statement.body.action}, where {action} is asked for"
             )
         return statement, signer

@@ -6,14 +6,15 @@ Values in, values out. Instants in ms since the epoch; digests raw SHA-256; ids 
 import base64
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from vigil.core.certificates import EVERY, Identity
 from vigil.core.certificates.grant import DNS_LABEL, MAX_ROLES, MAX_SITES, PERSON_ID, SLUG
 from vigil.core.digest import sha256
-from vigil.errors import Reason, Refused, refused
+from vigil.errors import Reason, refused
+from vigil.identity.refusals import conflict, invalid, second_person, voucher_invalid
 
 MINUTE: Final = 60_000
 HOUR: Final = 60 * MINUTE
@@ -113,6 +114,8 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
+    """A person. ``cleared_by`` is the admin who agreed to the next credential, while the roles are privileged."""
+
     principal_id: str
     organization_id: str
     display_name: str
@@ -121,6 +124,7 @@ class Principal:
     state: PrincipalState = PrincipalState.PENDING
     created_by: str = ""
     approved_by: str = ""
+    cleared_by: str = ""
     create_time: int = 0
 
     @property
@@ -297,12 +301,21 @@ def check_principal(principal: Principal) -> None:
         raise invalid("principal.site_ids", "a person with the role safety names exactly one site")
 
 
-def approved(principal: Principal, approver: str) -> None:
-    """Two people grant a privileged role. Raises STATE_CONFLICT, SECOND_PERSON_REQUIRED."""
-    if principal.state is not PrincipalState.PENDING:
-        raise conflict(f"The person is {principal.state}, not waiting for approval.")
-    if approver in {principal.created_by, principal.principal_id}:
+def approved(principal: Principal, approver: str) -> Principal:
+    """Two people grant a privileged role; an approval clears one credential, which somebody else then issues.
+
+    So whoever can issue alone cannot hand themselves another admin's credential. Raises STATE_CONFLICT,
+    SECOND_PERSON_REQUIRED.
+    """
+    if principal.state is PrincipalState.DISABLED or not principal.privileged:
+        raise conflict(f"The person is {principal.state} and waits for no approval.")
+    if approver == principal.principal_id:
+        raise second_person("Nobody approves themselves.", "another admin")
+    if principal.state is PrincipalState.ACTIVE:
+        return replace(principal, cleared_by=approver)
+    if approver == principal.created_by:
         raise second_person("A privileged role is granted by two people.", "an admin other than its creator")
+    return replace(principal, state=PrincipalState.ACTIVE, approved_by=approver, cleared_by=approver)
 
 
 def may_be_issued(principal: Principal) -> None:
@@ -310,6 +323,20 @@ def may_be_issued(principal: Principal) -> None:
     if principal.state is not PrincipalState.ACTIVE:
         lifted = "approval by a second administrator" if principal.state is PrincipalState.PENDING else ""
         raise conflict(f"The person is {principal.state} and gets no credential.", lifted_by=lifted)
+
+
+def issued_by(principal: Principal, issuer: str) -> Principal:
+    """An admin issues a credential; for a privileged role with another admin's approval, which it uses up.
+
+    Raises STATE_CONFLICT, SECOND_PERSON_REQUIRED.
+    """
+    may_be_issued(principal)
+    if principal.privileged and principal.cleared_by in {"", issuer}:
+        raise second_person(
+            "A credential with a privileged role takes two people: one approves the person, another issues it.",
+            "another admin: `vigil principal approve`",
+        )
+    return replace(principal, cleared_by="")
 
 
 def lifetime(principal: Principal, asked_s: int) -> int:
@@ -440,60 +467,3 @@ def count_holds(holds: Iterable[Hold], *, now: int) -> int:
 def in_force(hold: Hold, *, now: int) -> bool:
     """Whether a hold is neither lifted nor over; ``expires`` 0 stands for never."""
     return not hold.lifted_at and (not hold.expires or now < hold.expires)
-
-
-def invalid(field: str, sentence: str, **values: str) -> Refused:
-    """Make FIELD_INVALID for one field."""
-    return refused(
-        Reason.FIELD_INVALID, f"{field} is not accepted: {sentence}.", who="caller", field=field, **values
-    )
-
-
-def conflict(sentence: str, *, lifted_by: str = "", who: str = "") -> Refused:
-    """Make STATE_CONFLICT."""
-    return refused(Reason.STATE_CONFLICT, sentence, lifted_by=lifted_by, who=who)
-
-
-def exists(what: str, name: str) -> Refused:
-    """Make RESOURCE_EXISTS."""
-    return refused(
-        Reason.RESOURCE_EXISTS, f"There is a {what} {name} already.", lifted_by="another id", who="caller"
-    )
-
-
-def second_person(sentence: str, who: str) -> Refused:
-    """Make SECOND_PERSON_REQUIRED."""
-    return refused(Reason.SECOND_PERSON_REQUIRED, sentence, lifted_by="a second person", who=who)
-
-
-def voucher_invalid(sentence: str) -> Refused:
-    """Make VOUCHER_INVALID."""
-    return refused(
-        Reason.VOUCHER_INVALID,
-        f"The voucher is not accepted: {sentence}.",
-        lifted_by="the voucher that the device's manufacturer signed for it",
-        who="the manufacturer",
-    )
-
-
-def not_proved(sentence: str) -> Refused:
-    """Make POSSESSION_NOT_PROVED."""
-    return refused(
-        Reason.POSSESSION_NOT_PROVED,
-        f"The device did not prove its key: {sentence}.",
-        lifted_by="the device that the voucher names",
-        who="the enroller",
-    )
-
-
-def already_enrolled(device: str) -> Refused:
-    """Make DEVICE_ALREADY_ENROLLED; the device is named to those alone who may see it."""
-    known = f", as {device}" if device else ""
-    return refused(
-        Reason.DEVICE_ALREADY_ENROLLED, f"A device with this UDI is enrolled already{known}.", device=device
-    )
-
-
-def key_already_enrolled() -> Refused:
-    """Make KEY_ALREADY_ENROLLED: one key is one device; the same key twice is a clone."""
-    return refused(Reason.KEY_ALREADY_ENROLLED, "A device with this key is enrolled already.")

@@ -12,7 +12,7 @@ from vigil.core.statements.bodies import Voucher
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.core.udi import Udi
 from vigil.errors import Reason, Refused
-from vigil.identity import domain, store
+from vigil.identity import domain, refusals, store
 from vigil.identity.domain import Device, DeviceState, Enrolment, Possession, Site
 from vigil.identity.ports import Ports, publish, unknown
 from vigil.identity.possession import DeviceChains, device_chains, prove
@@ -48,7 +48,7 @@ class Enrolments:
             raise unknown()
         require_site(caller, site.organization_id, site.site_id)
         if organization_id != site.organization_id:
-            raise domain.invalid("organization_id", "it is not the organization of that site")
+            raise refusals.invalid("organization_id", "it is not the organization of that site")
         domain.asset_tag(asset_tag)
         now = self._ports.clock.now()
         statement, named = self._vouched(voucher, now=now)
@@ -158,7 +158,7 @@ class Enrolments:
             # signer's key that was lost is what revocation is for.
             signed_at = statement.issued_at * 1000
             if signed_at > now + MAX_CLOCK_SKEW_MS:
-                raise domain.voucher_invalid("it was signed in the future")
+                raise refusals.voucher_invalid("it was signed in the future")
             signer = self._ports.trust.verifier.verify(
                 statement.chain, at=signed_at, kinds=frozenset({Kind.SIGNER})
             )
@@ -166,7 +166,7 @@ class Enrolments:
         except Refused as error:
             if error.reason is Reason.VOUCHER_INVALID:
                 raise
-            raise domain.voucher_invalid(error.refusals[0].sentence.rstrip(".")) from error
+            raise refusals.voucher_invalid(error.refusals[0].sentence.rstrip(".")) from error
         domain.check_model(statement.body.model)
         return statement, udi.parse(statement.body.udi)
 
@@ -190,10 +190,10 @@ class Enrolments:
             connection,
             device,
             {
-                "udi_issuer": domain.already_enrolled(""),
-                "identity_key": domain.key_already_enrolled(),
-                "attestation_key": domain.key_already_enrolled(),
-                "device_id": domain.key_already_enrolled(),
+                "udi_issuer": refusals.already_enrolled(""),
+                "identity_key": refusals.key_already_enrolled(),
+                "attestation_key": refusals.key_already_enrolled(),
+                "device_id": refusals.key_already_enrolled(),
             },
         )
         store.change(
@@ -234,9 +234,9 @@ def _check_free(connection: Connection, caller: Identity, named: Udi, identity_k
     )
     for device in same:
         visible = caller.covers_site(device.organization_id, device.site_id)
-        raise domain.already_enrolled(device.device_id if visible else "")
+        raise refusals.already_enrolled(device.device_id if visible else "")
     if store.find(connection, Device, columns.identity_key == identity_key):
-        raise domain.key_already_enrolled()
+        raise refusals.key_already_enrolled()
 
 
 def _pending(enrolment: Enrolment, chains: DeviceChains, *, now: int) -> Device:

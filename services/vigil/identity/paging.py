@@ -7,7 +7,7 @@ from typing import Final
 
 from vigil.core.digest import sha256
 from vigil.errors import Refused
-from vigil.identity.domain import invalid
+from vigil.identity.refusals import invalid
 
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from vigil.core.certificates import DEVICE_STATEMENTS, Grant, Kind, read_request
 from vigil.core.keys import ES256, PublicKey, key_thumbprint, verify
-from vigil.identity import domain, pki
+from vigil.identity import domain, pki, refusals
 from vigil.identity.ca import CertificateAuthority
 from vigil.identity.domain import Possession
 
@@ -39,24 +39,24 @@ def prove(possession: Possession, *, nonce: bytes, identity_key: bytes) -> Devic
     ``identity_key`` is the thumbprint that the voucher, or the registry, names (RFC 9679).
     """
     if possession.nonce != nonce:
-        raise domain.not_proved("the nonce is another one")
+        raise refusals.not_proved("the nonce is another one")
     point = possession.identity_public_key
     if len(point) != _POINT:
-        raise domain.not_proved("its identity key is no uncompressed point of P-256")
+        raise refusals.not_proved("its identity key is no uncompressed point of P-256")
     try:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError as error:
-        raise domain.not_proved("its identity key is no uncompressed point of P-256") from error
+        raise refusals.not_proved("its identity key is no uncompressed point of P-256") from error
     if key_thumbprint(key) != identity_key:
-        raise domain.not_proved("its identity key is not the vouched one")
+        raise refusals.not_proved("its identity key is not the vouched one")
     message = domain.possession_message(nonce, possession.tls_csr_pem, possession.attestation_csr_pem)
     if not verify(key, ES256, message, possession.signature):
-        raise domain.not_proved("the signature does not verify")
+        raise refusals.not_proved("the signature does not verify")
     tls = read_request(possession.tls_csr_pem.encode())
     attestation = read_request(possession.attestation_csr_pem.encode())
     # ARCHITECTURE, Keys: an identity key, an attestation key and a TLS key, each for its own use.
     if len({key_thumbprint(one) for one in (key, tls, attestation)}) != 3:
-        raise domain.invalid("possession", "identity, attestation and TLS keys are three different keys")
+        raise refusals.invalid("possession", "identity, attestation and TLS keys are three different keys")
     return DeviceKeys(tls, attestation)
 
 

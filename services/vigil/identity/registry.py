@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection
 
 from vigil.core.certificates import EVERY, Grant, Identity, Kind
-from vigil.identity import domain, pki, store
+from vigil.identity import domain, pki, refusals, store
 from vigil.identity.ca import Issued
 from vigil.identity.ceremony import ADMIN_ROLES, FIRST_ADMINS
 from vigil.identity.domain import Gateway, Organization, Principal, PrincipalState, Site
@@ -57,9 +57,9 @@ class Registry:
             root.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) if root else None
         )
         taken = {
-            "organization_id": domain.exists("organization", made.organization_id),
+            "organization_id": refusals.exists("organization", made.organization_id),
             # One root for two organizations would let either sign for the other.
-            "manufacturer_root_key": domain.exists("manufacturer with", "this root"),
+            "manufacturer_root_key": refusals.exists("manufacturer with", "this root"),
         }
 
         def run(connection: Connection) -> None:
@@ -84,7 +84,7 @@ class Registry:
         require_organization(caller, asked.organization_id)
         domain.check_site(asked, self._ports.time_zones)
         made = replace(asked, create_time=self._ports.clock.now())
-        taken = {"site_id": domain.exists("site", made.site_id)}
+        taken = {"site_id": refusals.exists("site", made.site_id)}
 
         def run(connection: Connection) -> None:
             if store.get(connection, Organization, made.organization_id) is None:
@@ -116,7 +116,7 @@ class Registry:
             certificate_thumbprint=issued.identity.thumbprint.hex(),
             create_time=self._ports.clock.now(),
         )
-        taken = {"gateway_id": domain.exists("gateway", made.gateway_id)}
+        taken = {"gateway_id": refusals.exists("gateway", made.gateway_id)}
 
         def run(connection: Connection) -> None:
             store.add(connection, made, taken)
@@ -152,7 +152,7 @@ class Registry:
         )
         domain.check_principal(made)
         _require_sites(caller, made)
-        taken = {"principal_id": domain.exists("person", made.principal_id)}
+        taken = {"principal_id": refusals.exists("person", made.principal_id)}
 
         def run(connection: Connection) -> None:
             if store.get(connection, Organization, made.organization_id) is None:
@@ -168,15 +168,15 @@ class Registry:
         return made
 
     async def approve_principal(self, caller: Identity, principal_id: str) -> Principal:
-        """Approve a privileged person, as another admin than their creator. Raises SECOND_PERSON_REQUIRED, …"""
+        """Approve a privileged person, as another admin than their creator, or their next credential.
+
+        Raises SECOND_PERSON_REQUIRED, STATE_CONFLICT, NOT_IN_SCOPE.
+        """
         _require_sites(caller, await self._get(Principal, principal_id))
 
         def run(connection: Connection) -> Principal:
             found = _present(store.get(connection, Principal, principal_id))
-            domain.approved(found, caller.id)
-            return self._change(
-                connection, replace(found, state=PrincipalState.ACTIVE, approved_by=caller.id)
-            )
+            return self._change(connection, domain.approved(found, caller.id))
 
         return await self._ports.database.write(run)
 
@@ -210,6 +210,7 @@ class Registry:
             principal.principal_id,
             state=principal.state,
             approved_by=principal.approved_by,
+            cleared_by=principal.cleared_by,
         )
         publish(self._ports.outbox, connection, principal)
         return principal

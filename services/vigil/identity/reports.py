@@ -17,7 +17,7 @@ from vigil.core.digest import sha256
 from vigil.core.statements.bodies import Approval, Intent, Outcome, Receipt
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.errors import Reason, Refused, refused
-from vigil.identity import domain, store
+from vigil.identity import domain, refusals, store
 from vigil.identity.devices import active_holds, lift_all, recount
 from vigil.identity.domain import Device, Hold, Report, SafetyAction
 from vigil.identity.ports import Ports, publish, unknown
@@ -54,14 +54,14 @@ class Reports:
         """Take what holds; answer, by device, why the others were not taken. Raises FIELD_INVALID."""
         require_self(caller, gateway_id)
         if len(reports) > MAX_REPORTS:
-            raise domain.invalid("reports", f"one call brings at most {MAX_REPORTS}")
+            raise refusals.invalid("reports", f"one call brings at most {MAX_REPORTS}")
         found = await self._ports.database.read(
             lambda connection: {
                 one.device_id: store.get(connection, Device, one.device_id) for one in reports
             }
         )
         taken: list[tuple[str, Effect | None]] = []
-        refusals: list[tuple[str, Refused]] = []
+        left: list[tuple[str, Refused]] = []
         for one in reports:
             try:
                 device = found[one.device_id]
@@ -71,13 +71,13 @@ class Reports:
                     one, device, verifier=self._ports.trust.verifier, now=self._ports.clock.now()
                 )
             except Refused as refusal:
-                refusals.append((one.device_id, refusal))
+                left.append((one.device_id, refusal))
                 continue
             if effect is not None or device.observed_gateway_id != caller.id:
                 taken.append((one.device_id, effect))
         if taken:
             await self._ports.database.write(lambda connection: self._apply(connection, caller.id, taken))
-        return refusals
+        return left
 
     def _apply(
         self, connection: Connection, gateway_id: str, taken: Sequence[tuple[str, Effect | None]]

@@ -119,6 +119,7 @@ PRINCIPAL = Table(
     Column("state", String(16), nullable=False),
     _id("created_by"),
     _id("approved_by"),
+    _id("cleared_by"),
     _instant("create_time"),
     Index("principal_by_organization", "organization_id", "principal_id"),
 )

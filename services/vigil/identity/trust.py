@@ -9,7 +9,7 @@ from cryptography import x509
 from vigil.core.certificates import ChainVerifier, TrustBundle
 from vigil.errors import Refused
 from vigil.identity import ceremony
-from vigil.identity.domain import invalid
+from vigil.identity.refusals import invalid
 
 
 class Trust:

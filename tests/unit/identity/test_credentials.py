@@ -33,20 +33,21 @@ def issue(lifetime_s: int = 0) -> pb.IssueCredentialRequest:
 
 
 @pytest.mark.parametrize(
-    ("roles", "asked_s", "operational", "grace"),
+    ("roles", "asked_s", "lives"),
     [
-        (("technician",), 0, 12 * HOUR, 0),
-        (("technician",), 30 * 86_400, 30 * DAY, 0),
-        (("technician",), 60, 60_000, 0),
-        (("admin",), 0, 12 * HOUR, 0),
-        (("approver", "technician"), 3600, HOUR, 0),
-        (("safety",), 0, 12 * HOUR, 72 * HOUR),
-        (("safety", "approver"), 600, 600_000, 72 * HOUR),
+        (("technician",), 0, (12 * HOUR, 0)),
+        (("technician",), 30 * 86_400, (30 * DAY, 0)),
+        (("technician",), 60, (60_000, 0)),
+        (("admin",), 0, (12 * HOUR, 0)),
+        (("approver", "technician"), 3600, (HOUR, 0)),
+        (("safety",), 0, (12 * HOUR, 72 * HOUR)),
+        (("safety", "approver"), 600, (600_000, 72 * HOUR)),
     ],
 )
 async def test_a_credential_lives_as_its_roles_allow(
-    world: World, admin: Caller, roles: tuple[str, ...], asked_s: int, operational: int, grace: int
+    world: World, admin: Caller, roles: tuple[str, ...], asked_s: int, lives: tuple[int, int]
 ) -> None:
+    operational, grace = lives
     await made(world, admin, *roles)
     before = world.clock.now()
     credential = await admin.call("IssueCredential", issue(asked_s))

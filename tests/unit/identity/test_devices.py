@@ -423,7 +423,7 @@ async def test_holds_follow_the_devices_receipts(world: World, pump: Field, safe
     assert (await pump.device()).holds == 1
 
 
-async def test_other_outcomes_and_actions_change_nothing(world: World, pump: Field, safety: Caller) -> None:
+async def test_other_outcomes_and_actions_change_nothing(pump: Field, safety: Caller) -> None:
     for values in (
         {"outcome": bodies.Outcome.REFUSED},
         {"outcome": bodies.Outcome.ACCEPTED},

@@ -1,5 +1,6 @@
 """Organizations, sites, gateways, people: who makes them, who sees them, and what two people must agree on."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.support.pki import TestPki
 from tests.unit.identity.world import CLINIC, HOSPITAL, World, csr, site_request
 from vigil.api.identity.v1 import identity_pb2 as pb
 from vigil.core.certificates import Kind, TrustBundle, read_chain
-from vigil.errors import Reason
+from vigil.errors import Reason, Refused
 from vigil.identity import ceremony, store
 
 
@@ -188,7 +189,7 @@ async def test_an_operators_admin_does_not_mix_organizations(world: World) -> No
     assert await world.admin().reason("CreateGateway", request) is Reason.NOT_IN_SCOPE
 
 
-async def test_a_person_without_a_privileged_role_is_active_at_once(world: World, local_admin: Any) -> None:
+async def test_a_person_without_a_privileged_role_is_active_at_once(local_admin: Any) -> None:
     made = await local_admin.call("CreatePrincipal", principal("p-new", "technician", "enroller"))
     assert made.state == pb.PRINCIPAL_STATE_ACTIVE
     assert (made.created_by, made.approved_by) == ("p-local", "")
@@ -209,9 +210,42 @@ async def test_a_privileged_role_takes_two_people(world: World, local_admin: Any
     second = world.person("p-second", "admin")
     approved = await second.call("ApprovePrincipal", request)
     assert (approved.state, approved.approved_by) == (pb.PRINCIPAL_STATE_ACTIVE, "p-second")
-    assert await second.reason("ApprovePrincipal", request) is Reason.STATE_CONFLICT
     assert (await world.told("principal"))["p-new"][1] == approved.SerializeToString(deterministic=True)
+    assert await second.reason("IssueCredential", issue) is Reason.SECOND_PERSON_REQUIRED
     await local_admin.call("IssueCredential", issue)
+
+
+async def test_nobody_issues_themselves_another_admins_credential(world: World, local_admin: Any) -> None:
+    """Two identities in one hand would be two people: each privileged credential takes an approval of its own."""
+    second, third = world.person("p-second", "admin"), world.person("p-third", "admin")
+    await local_admin.call("CreatePrincipal", principal("p-new", "admin"))
+    approve = pb.ApprovePrincipalRequest(principal_id="p-new")
+    issue = pb.IssueCredentialRequest(principal_id="p-new", csr_pem=csr())
+    await second.call("ApprovePrincipal", approve)
+    await third.call("IssueCredential", issue)
+    for admin in (local_admin, second, third):
+        assert await admin.reason("IssueCredential", issue) is Reason.SECOND_PERSON_REQUIRED
+    new = world.person("p-new", "admin")
+    assert await new.reason("ApprovePrincipal", approve) is Reason.SECOND_PERSON_REQUIRED
+    for admin in (1, 2):
+        first = pb.IssueCredentialRequest(principal_id=f"p-admin-{admin}", csr_pem=csr())
+        other = world.admin(3 - admin)
+        assert await other.reason("IssueCredential", first) is Reason.SECOND_PERSON_REQUIRED
+    # A renewal is the person's own, and takes nobody else.
+    await new.call("RenewCredential", pb.RenewCredentialRequest(principal_id="p-new", csr_pem=csr()))
+    await local_admin.call("ApprovePrincipal", approve)
+    outcomes = await asyncio.gather(
+        *(second.call("IssueCredential", issue) for _ in range(3)), return_exceptions=True
+    )
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
+    assert {one.reason for one in outcomes if isinstance(one, Refused)} == {Reason.SECOND_PERSON_REQUIRED}
+
+
+async def test_a_person_who_waits_for_nobody_is_not_approved(local_admin: Any, world: World) -> None:
+    await local_admin.call("CreatePrincipal", principal("p-new", "technician"))
+    approve = pb.ApprovePrincipalRequest(principal_id="p-new")
+    second = world.person("p-second", "admin")
+    assert await second.reason("ApprovePrincipal", approve) is Reason.STATE_CONFLICT
 
 
 async def test_another_credential_of_the_same_person_is_no_second_person(world: World) -> None:
@@ -253,7 +287,7 @@ async def test_nobody_without_roles(hospital_admin: Any) -> None:
 
 @pytest.mark.parametrize("sites", [("*",), ("site-2",), ("site-1", "site-2"), ("nowhere",)])
 async def test_nobody_grants_more_sites_than_they_have(
-    world: World, local_admin: Any, hospital_admin: Any, sites: tuple[str, ...]
+    local_admin: Any, hospital_admin: Any, sites: tuple[str, ...]
 ) -> None:
     request = principal(site_ids=sites)
     assert await local_admin.reason("CreatePrincipal", request) is Reason.NOT_IN_SCOPE

@@ -10,15 +10,15 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.unit.identity.test_domain import DEVICE
 from vigil.errors import Reason, Refused
-from vigil.identity import domain, store
+from vigil.identity import refusals, store
 from vigil.identity.domain import Device, Organization, Site
 from vigil.storage import Database, open_database
 
 TAKEN = {
-    "udi_issuer": domain.already_enrolled(""),
-    "identity_key": domain.key_already_enrolled(),
-    "attestation_key": domain.key_already_enrolled(),
-    "device_id": domain.key_already_enrolled(),
+    "udi_issuer": refusals.already_enrolled(""),
+    "identity_key": refusals.key_already_enrolled(),
+    "attestation_key": refusals.key_already_enrolled(),
+    "device_id": refusals.key_already_enrolled(),
 }
 OTHER = replace(
     DEVICE,

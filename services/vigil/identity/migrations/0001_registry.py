@@ -73,6 +73,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("created_by", sa.String(length=63), nullable=False),
         sa.Column("approved_by", sa.String(length=63), nullable=False),
+        sa.Column("cleared_by", sa.String(length=63), nullable=False),
         sa.Column("create_time", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["organization_id"],
