@@ -210,7 +210,7 @@ def _check_approved(
     for data in report.approvals:
         approval = read(data, Approval)
         approvals.append((approval, _person(approval, verifier, now=now), approval.issued_at * 1000))
-    refusals = count_approvals(
+    missing = count_approvals(
         intent,
         approvals,
         requester=requester,
@@ -219,8 +219,8 @@ def _check_approved(
         needed=1,
         now=min(device_time, now),
     )
-    if refusals:
-        raise Refused(refusals)
+    if missing:
+        raise Refused(missing)
 
 
 def _person(
