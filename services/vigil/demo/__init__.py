@@ -1,0 +1,1 @@
+"""`vigil demo`: every promise of Vigil, shown on real processes and simulated pumps."""

@@ -1,0 +1,437 @@
+"""The world of the demonstration: a manufacturer, twelve hospitals, their people, and pumps at every site."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from vigil.api.attestation.v1 import attestation_pb2
+from vigil.api.identity.v1 import identity_pb2
+from vigil.api.release.v1 import release_pb2
+from vigil.cli.session import GatewayEnd, Session
+from vigil.core.baselines import content_of_settings
+from vigil.core.certificates import load_pair, make_request, read_chain
+from vigil.core.clock import SystemClock
+from vigil.core.digest import sha256
+from vigil.core.dsse import in_toto_statement, make_dsse
+from vigil.core.keys import KeySigner, load_private_key, new_private_key
+from vigil.core.profiles import profile_from_json
+from vigil.core.statements.bodies import Baseline, BaselineKind, Profile, Release, Voucher
+from vigil.core.statements.envelope import Scribe, read
+from vigil.demo.fleet import FleetProcess
+from vigil.demo.installation import RunningInstallation
+from vigil.demo.people import Cast, admin_session, appoint
+from vigil.device.factory import FirstBuild, Manufactured, make_pump
+from vigil.errors import Reason, refused
+from vigil.run import manufacturer
+from vigil.run.gateways import choose_address, write_gateway
+from vigil.run.layout import DataFolder
+
+MAKER = "aria-medical"
+HOSPITALS = "northern-hospitals"
+MODEL = "aria-3000"
+GTIN = "09504000059118"
+FIRMWARE_BYTES = 400_000
+"""Small enough to move in a second, large enough to need several chunks."""
+ENROL_AT_ONCE = 8
+VALID_MS = 365 * 86_400_000
+
+Progress = Callable[[str, int, int], None]
+"""``(what, done, of)``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """One firmware build as the manufacturer made it."""
+
+    version: str
+    security_version: int
+    image: bytes
+    sbom: bytes
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(self.image)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PumpAt:
+    """One enrolled pump: where it stands and who it is."""
+
+    name: str
+    device_id: str
+    udi: str
+    site: str
+    fleet: FleetProcess
+
+
+@dataclass
+class World:
+    """Everything the steps act on."""
+
+    installation: RunningInstallation
+    home: Path
+    sites: list[str]
+    people: dict[str, Session] = field(default_factory=dict)
+    gateways: dict[str, str] = field(default_factory=dict)  # by site
+    pumps: dict[str, list[PumpAt]] = field(default_factory=dict)  # by site
+    fleets: list[FleetProcess] = field(default_factory=list)
+    builds: list[Build] = field(default_factory=list)
+    profile: Profile | None = None
+
+    @property
+    def folder(self) -> DataFolder:
+        return self.installation.folder
+
+    def gateway_end(self, who: str, site: str) -> GatewayEnd:
+        """The way of one person to the gateway of a site."""
+        gateway_id = self.gateways[site]
+        return self.people[who].gateway_end(gateway_id, self.folder.read_endpoints()[gateway_id], site)
+
+    async def close(self) -> None:
+        """Stop the pumps and forget the sessions."""
+        await asyncio.gather(*(fleet.stop() for fleet in self.fleets))
+        for session in self.people.values():
+            await session.close()
+
+
+def demo_file(name: str) -> bytes:
+    """A file of the demonstration's data."""
+    return files("vigil.demo").joinpath("data").joinpath(name).read_bytes()
+
+
+def make_builds() -> list[Build]:
+    """Two builds; the images are made of their SBOMs, so each demonstration has the same digests."""
+    builds = []
+    for place, version in enumerate(("1.6.3", "1.8.0")):
+        sbom = demo_file(f"proton-bridge-v{version}.cdx.json")
+        image = (f"aria-3000 firmware {version}\n".encode() + sbom * 3)[:FIRMWARE_BYTES]
+        builds.append(Build(version=version, security_version=place + 1, image=image, sbom=sbom))
+    return builds
+
+
+class Maker:
+    """The manufacturer with its own root, on its own machine (here: a folder)."""
+
+    def __init__(self, home: Path, trust_domain: str) -> None:
+        self.home = home
+        self.root = manufacturer.init(home, organization=MAKER, trust_domain=trust_domain)
+
+    def signer(self, statement: str) -> KeySigner:
+        """The manufacturer's signer for one kind of statement."""
+        folder = self.home / "signers"
+        return KeySigner(
+            load_private_key(folder / f"{statement}.key"),
+            read_chain((folder / f"{statement}.pem").read_bytes()),
+        )
+
+    def scribe(self, statement: str) -> Scribe:
+        """Signs in the name of that signer, as its certificate calls it."""
+        from vigil.core.certificates import GRANT_OID, decode_grant
+        from cryptography import x509
+
+        signer = self.signer(statement)
+        certificate = x509.load_der_x509_certificate(signer.chain[0])
+        extension = certificate.extensions.get_extension_for_oid(GRANT_OID).value
+        grant = decode_grant(getattr(extension, "value", b""))
+        return Scribe(
+            signer=signer,
+            issuer=f"{grant.kind}/{grant.subject_id}",
+            clock=SystemClock(),
+            entropy=os.urandom,
+            numbered=True,
+        )
+
+
+async def build_world(world: World, *, pumps: int, progress: Progress) -> None:
+    """Set everything up, from organisations to attested pumps."""
+    domain = world.installation.trust_domain
+    maker = Maker(world.home / "manufacturer", f"{MAKER}.example")
+    world.people["admin"] = admin_session(world.folder, 1, domain)
+    world.people["admin-2"] = admin_session(world.folder, 2, domain)
+    progress("organisations, people and sites", 0, 3)
+    await _register(world, maker)
+    progress("organisations, people and sites", 1, 3)
+    await _appoint_everybody(world)
+    progress("organisations, people and sites", 2, 3)
+    await _open_sites(world)
+    progress("organisations, people and sites", 3, 3)
+    await _publish(world, maker, progress)
+    await _enrol(world, maker, pumps, progress)
+    await wait_attested(world, progress)
+
+
+async def _register(world: World, maker: Maker) -> None:
+    admin = world.people["admin"]
+    for organization in (
+        identity_pb2.Organization(organization_id="operator", display_name="The operator"),
+        identity_pb2.Organization(
+            organization_id=MAKER, display_name="Aria Medical", manufacturer_root_pem=maker.root.read_text()
+        ),
+        identity_pb2.Organization(organization_id=HOSPITALS, display_name="Northern Hospitals"),
+    ):
+        request = identity_pb2.CreateOrganizationRequest(organization=organization)
+        try:
+            await admin.call("identity", admin.registry.CreateOrganization, request)
+        except Exception as error:
+            if getattr(error, "reason", None) is not Reason.RESOURCE_EXISTS:
+                raise
+    for site in world.sites:
+        value = identity_pb2.Site(
+            site_id=site, organization_id=HOSPITALS, display_name=site.title(), time_zone="Europe/Berlin"
+        )
+        await admin.call(
+            "identity", admin.registry.CreateSite, identity_pb2.CreateSiteRequest(site=value)
+        )
+
+
+def cast_of(sites: list[str]) -> list[Cast]:
+    """Everybody who appears, the first site's people first."""
+    first, second = (sites[0],), (sites[1],)
+    return [
+        Cast(name="ada", display_name="Ada, technician", organization=HOSPITALS, roles=("technician",), sites=first),
+        Cast(name="ben", display_name="Ben, technician elsewhere", organization=HOSPITALS, roles=("technician",), sites=second),
+        Cast(name="eve", display_name="Eve, technician who leaves", organization=HOSPITALS, roles=("technician",), sites=first),
+        Cast(name="cleo", display_name="Cleo, biomedical lead", organization=HOSPITALS, roles=("approver",), sites=("*",), privileged=True),
+        Cast(name="sam", display_name="Sam, safety officer", organization=HOSPITALS, roles=("safety",), sites=first),
+        Cast(name="erin", display_name="Erin, enrolment station", organization=HOSPITALS, roles=("enroller",), sites=("*",)),
+        Cast(name="bea", display_name="Bea, pharmacist", organization=HOSPITALS, roles=("baseline-signer",), sites=("*",)),
+        Cast(name="rita", display_name="Rita, recall team", organization="operator", roles=("recall",), sites=("*",), privileged=True),
+        Cast(name="raj", display_name="Raj, recall team", organization="operator", roles=("recall",), sites=("*",), privileged=True),
+        Cast(name="pia", display_name="Pia, regulatory affairs", organization=MAKER, roles=("publisher",), sites=("*",), privileged=True),
+        Cast(name="otto", display_name="Otto, auditor", organization="operator", roles=("auditor",), sites=("*",)),
+    ]
+
+
+async def _appoint_everybody(world: World) -> None:
+    for cast in cast_of(world.sites):
+        world.people[cast.name] = await appoint(
+            world.folder,
+            cast,
+            admin=world.people["admin"],
+            second=world.people["admin-2"],
+            trust_domain=world.installation.trust_domain,
+        )
+
+
+async def _open_sites(world: World) -> None:
+    """A gateway at every site; `vigil up` finds their folders and starts them."""
+    admin = world.people["admin"]
+    for site in world.sites:
+        gateway_id = f"gw-{site}"
+        key = new_private_key()
+        address = choose_address(world.folder)
+        gateway = identity_pb2.Gateway(
+            gateway_id=gateway_id, organization_id=HOSPITALS, site_id=site, address=address
+        )
+        request = identity_pb2.CreateGatewayRequest(gateway=gateway, csr_pem=make_request(key).decode())
+        made = await admin.call("identity", admin.registry.CreateGateway, request)
+        write_gateway(
+            world.folder,
+            gateway_id=gateway_id,
+            site_id=site,
+            organization_id=HOSPITALS,
+            address=address,
+            trust_domain=world.installation.trust_domain,
+            certificate_pem=made.certificate.certificate_pem,
+            trust_json=world.folder.trust.read_text(),
+            private_key=key,
+        )
+        world.gateways[site] = gateway_id
+
+
+async def _publish(world: World, maker: Maker, progress: Progress) -> None:
+    """The model's profile, two builds with their SBOMs, and a configuration baseline for each site."""
+    pia, total = world.people["pia"], 3 + len(world.sites)
+    world.builds = make_builds()
+    world.profile = profile_from_json(demo_file("pump-profile.json").decode())
+    profile = maker.scribe("profile").sign(world.profile, subject=f"model/{MODEL}")
+    await pia.call(
+        "release", pia.releases.PublishModel, release_pb2.PublishModelRequest(profile=profile.data)
+    )
+    progress("profile, builds and baselines", 1, total)
+    for place, build in enumerate(world.builds):
+        await upload(pia, build.image)
+        await publish_build(pia, maker, build)
+        progress("profile, builds and baselines", 2 + place, total)
+    content = content_of_settings(demo_file("baseline-configuration.json").decode())
+    for place, site in enumerate(world.sites):
+        await publish_baseline(world.people["bea"], content, site=site, name="general-ward")
+        progress("profile, builds and baselines", 4 + place, total)
+
+
+async def upload(session: Session, content: bytes) -> None:
+    """Upload an artifact's bytes in chunks."""
+
+    async def messages() -> "asyncio.StreamReader":  # type: ignore[misc]
+        start = release_pb2.UploadStart(digest=sha256(content), size=len(content), offset=0)
+        yield release_pb2.UploadArtifactRequest(start=start)
+        for place in range(0, len(content), 65_536):
+            yield release_pb2.UploadArtifactRequest(chunk=content[place : place + 65_536])
+
+    await session.call("release", session.artifacts.UploadArtifact, messages())
+
+
+async def publish_build(session: Session, maker: Maker, build: Build) -> None:
+    """Sign and publish a build with its SBOM in a DSSE in-toto attestation."""
+    body = Release(
+        model=MODEL,
+        version=build.version,
+        firmware=build.digest,
+        size=len(build.image),
+        security_version=build.security_version,
+        sbom=sha256(build.sbom),
+        udi_di=GTIN,
+    )
+    statement = in_toto_statement(
+        name=f"{MODEL}-{build.version}.bin", sha256=build.digest, predicate=json.loads(build.sbom)
+    )
+    request = release_pb2.PublishReleaseRequest(
+        release=maker.scribe("release").sign(body, subject=f"build/{build.digest.hex()}").data,
+        sbom_attestation=make_dsse(statement, signer=maker.signer("release")),
+        sbom=build.sbom,
+    )
+    await session.call("release", session.releases.PublishRelease, request)
+
+
+async def publish_baseline(session: Session, content: bytes, *, site: str, name: str) -> None:
+    """Sign and publish a configuration baseline for one site."""
+    now = session.clock.now()
+    body = Baseline(
+        baseline_kind=BaselineKind.CONFIGURATION,
+        name=name,
+        site=site,
+        organization=HOSPITALS,
+        content=sha256(content),
+        size=len(content),
+        models=(MODEL,),
+        valid_from=now,
+        valid_to=now + VALID_MS,
+    )
+    signed = session.scribe.sign(body, subject=f"site/{site}")
+    request = release_pb2.PublishBaselineRequest(baseline=signed.data, content=content)
+    await session.call("release", session.releases.PublishBaseline, request)
+
+
+async def _enrol(world: World, maker: Maker, count: int, progress: Progress) -> None:
+    """Make the pumps, start them, enrol each by voucher, and have another person activate it."""
+    made = _make_pumps(world, count)
+    scribe = maker.scribe("voucher")
+    turns = asyncio.Semaphore(ENROL_AT_ONCE)
+    done = 0
+
+    async def one(pump: Manufactured, site: str, fleet: FleetProcess) -> None:
+        nonlocal done
+        async with turns:
+            enrolled = await enrol_pump(world, scribe, pump, site=site, fleet=fleet)
+        world.pumps.setdefault(site, []).append(enrolled)
+        done += 1
+        progress("pumps enrolled", done, count)
+
+    await asyncio.gather(*(fleet.start() for fleet in world.fleets))
+    await asyncio.gather(*(one(*each) for each in made))
+    for pumps in world.pumps.values():
+        pumps.sort(key=lambda pump: pump.name)
+
+
+def _make_pumps(world: World, count: int) -> list[tuple[Manufactured, str, FleetProcess]]:
+    old = world.builds[0]
+    first = FirstBuild(
+        image=old.image, version=old.version, security_version=old.security_version, sbom=sha256(old.sbom)
+    )
+    settings = json.loads(demo_file("baseline-configuration.json"))["settings"]
+    made = []
+    for half in range(2):
+        folder = world.home / "pumps" / f"fleet-{half + 1}"
+        folder.mkdir(mode=0o700, parents=True)
+        control = world.home / f"fleet-{half + 1}.sock"
+        world.fleets.append(FleetProcess(folder, control, world.home / f"fleet-{half + 1}.log"))
+    for number in range(count):
+        fleet = world.fleets[number % 2]
+        pump = make_pump(
+            fleet.folder / f"pump-{number + 1:03}",
+            udi=f"(01){GTIN}(21)SN-{number + 1:05}",
+            model=MODEL,
+            manufacturer=MAKER,
+            firmware=first,
+            settings=settings,
+            clock=SystemClock(),
+            entropy=os.urandom,
+        )
+        made.append((pump, world.sites[number % len(world.sites)], fleet))
+    return made
+
+
+async def enrol_pump(
+    world: World, scribe: Scribe, pump: Manufactured, *, site: str, fleet: FleetProcess
+) -> PumpAt:
+    """One pump's way in: voucher, possession of its PUF-derived key, certificates, activation, its gateway."""
+    erin, cleo = world.people["erin"], world.people["cleo"]
+    name = pump.folder.name
+    voucher = scribe.sign(
+        Voucher(udi=pump.udi, model=pump.model, identity_key=pump.identity_key), subject=f"udi/{pump.udi}"
+    )
+    started = await erin.call(
+        "identity",
+        erin.enrolment.StartEnrolment,
+        identity_pb2.StartEnrolmentRequest(
+            voucher=voucher.data, organization_id=HOSPITALS, site_id=site, asset_tag=f"TAG-{name}"
+        ),
+    )
+    proof = await fleet.do("possession", name, nonce=started.nonce.hex())
+    possession = identity_pb2.DevicePossession(
+        nonce=bytes.fromhex(proof["nonce"]),
+        identity_public_key=bytes.fromhex(proof["identity_public_key"]),
+        tls_csr_pem=proof["tls_csr_pem"],
+        attestation_csr_pem=proof["attestation_csr_pem"],
+        signature=bytes.fromhex(proof["signature"]),
+    )
+    completed = await erin.call(
+        "identity",
+        erin.enrolment.CompleteEnrolment,
+        identity_pb2.CompleteEnrolmentRequest(enrolment_id=started.enrolment_id, possession=possession),
+    )
+    certificates = completed.certificates
+    await fleet.do(
+        "install",
+        name,
+        tls_chain=[item.hex() for item in certificates.tls_chain],
+        attestation_chain=[item.hex() for item in certificates.attestation_chain],
+        trust_json=certificates.trust_json,
+    )
+    device_id = completed.device.device_id
+    await cleo.call(
+        "identity",
+        cleo.enrolment.ActivateDevice,
+        identity_pb2.ActivateDeviceRequest(device_id=device_id),
+    )
+    gateway_id = world.gateways[site]
+    address = world.folder.read_endpoints()[gateway_id]
+    await fleet.do("dial", name, address=address, gateway_id=gateway_id)
+    return PumpAt(name=name, device_id=device_id, udi=pump.udi, site=site, fleet=fleet)
+
+
+async def wait_attested(world: World, progress: Progress, *, seconds: float = 120.0) -> None:
+    """Wait until attestation calls every pump affirming. Raises DEADLINE_EXCEEDED with what it calls them."""
+    otto = world.people["otto"]
+    count = sum(len(pumps) for pumps in world.pumps.values())
+    request = attestation_pb2.CountResultsRequest()
+    deadline = otto.clock.monotonic() + seconds
+    while True:
+        counts = await otto.call("attestation", otto.attestation.CountResults, request)
+        affirming = int(counts.by_status.get("affirming", 0))
+        progress("pumps attested", affirming, count)
+        if affirming >= count:
+            return
+        if otto.clock.monotonic() > deadline:
+            raise refused(
+                Reason.DEADLINE_EXCEEDED,
+                f"after {seconds:.0f} s only {affirming} of {count} pumps are affirming: {dict(counts.by_status)}",
+            )
+        await asyncio.sleep(0.3)
+
+
+__all__ = ["Build", "Maker", "PumpAt", "World", "build_world", "load_pair", "read"]
