@@ -255,6 +255,7 @@ class PumpSite:
         agent = DeviceAgent(hardware=hardware, shared=self.shared, clock=self.clock, entropy=os.urandom)
         if with_profile:
             agent.handle(messages.Welcome("gateway-1", self.clock.now(), self.profile.data, ""))
+            agent.disconnected()
         return TestPump(self, folder, device_id, hardware, agent)
 
     # --- commands
@@ -320,7 +321,7 @@ class PumpSite:
         proofs: tuple[RecordedProof, ...] = ()
         decision, decision_proof = b"", None
         if spec is None or spec.action_class is not b.ActionClass.S1:
-            decided = self.permit(pump, signed, ordered, spec, **(permit or {}))
+            decided = self.permit(pump, signed, ordered, spec, permit or {})
             *proofs_of, decision_proof = self.record(
                 signed.digest, *(approval.digest for approval in approvals), decided.digest
             )
@@ -348,7 +349,7 @@ class PumpSite:
         intent: Statement[b.Intent],
         command: Statement[b.Command],
         spec: b.ActionSpec | None,
-        **values: Any,
+        values: Mapping[str, Any],
     ) -> Statement[b.Decision]:
         view = pump.agent
         body = b.Decision(

@@ -340,6 +340,8 @@ class DeviceAgent:
         if message.error is not None:
             _LOG.warning("%s: no artifact %s: %s", self.device_id, message.digest.hex(), message.error)
             return []
+        if self._asked is not None and self._asked[0] == (message.digest, message.offset):
+            self._asked = None
         if self._hardware.artifacts.take(message.digest, offset=message.offset, chunk=message.chunk):
             return self.tick()
         return self._download(self._clock.monotonic())

@@ -76,8 +76,10 @@ class Artifacts:
     def take(self, digest: bytes, *, offset: int, chunk: bytes) -> bool:
         """Keep a piece that continues what is here; True when the artifact is complete with it."""
         wanted = self._wanted.get(digest)
-        if wanted is None or not chunk or offset != self._have(digest) or offset + len(chunk) > wanted.size:
+        if wanted is None or offset != self._have(digest):
             return False
+        if not chunk or offset + len(chunk) > wanted.size:
+            return self._corrupt(wanted, digest)
         with self._part(digest).open("ab") as file:
             file.write(chunk)
             file.flush()
@@ -85,12 +87,16 @@ class Artifacts:
                 return False
             os.fsync(file.fileno())
         if sha256(self._part(digest).read_bytes()) != digest:
-            wanted.corrupt += 1
-            self._part(digest).unlink()
-            return False
+            return self._corrupt(wanted, digest)
         self._part(digest).replace(self._path(digest))
         del self._wanted[digest]
         return True
+
+    def _corrupt(self, wanted: _Wanted, digest: bytes) -> bool:
+        """Shorter or longer than was signed, or something else: begin anew, a few times."""
+        wanted.corrupt += 1
+        self._part(digest).unlink(missing_ok=True)
+        return False
 
     def _have(self, digest: bytes) -> int:
         part = self._part(digest)

@@ -16,6 +16,7 @@ clock or changes anything. Deliberately not checked: work order and maintenance 
 
 import hmac
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vigil.core.certificates import Identity, Kind
 from vigil.core.classes import OWN_CHALLENGE_S, RULES, SAFETY_GRACE_MS
@@ -224,6 +225,8 @@ def judge_staged(admission: Admission, view: View, *, head_age_s: float, ready: 
         raise refused(
             Reason.PROFILE_MISMATCH, "the profile gives the action another class since it was staged"
         )
+    # Limits and states are those of the profile in force now.
+    admission = replace(admission, action=action)
     # Revocation and site once more; validity periods are not repeated.
     people = [admission.parties.requester, admission.parties.executor]
     for person in (*people, *(person for _, person, _ in admission.parties.approvals), *admission.signers):

@@ -20,6 +20,8 @@ from vigil.errors import Reason, refused
 _CHAIN, _PROFILE, _ERA, _FLOOR, _ROOT_LIST = "chain.attestation", "profile", "era", "floor", "root-list"
 _MAX_HEADS: Final = 64
 _MAX_ENTRY: Final = 1 << 20
+FLOOR_STEP_MS: Final = 60_000
+"""A floor that rose by more than this is stored at once; smaller steps wait for the next occasion."""
 MAX_ASIDE: Final = 16_384
 """Entries that wait for the head which confirms them; a gateway sends long histories in several messages."""
 
@@ -39,11 +41,11 @@ class SharedTrust:
         return self._verifiers[key]
 
     def head(self, data: bytes, verifier: ChainVerifier, *, at: int) -> Statement[Head]:
-        """A head signed by a head signer that is valid ``at`` this pump's time. Raises SIGNATURE_INVALID or others."""
+        """A head; its signer was valid when it was issued and is so ``at`` the floor. Raises SIGNATURE_INVALID."""
         key = (id(verifier), hashlib.sha256(data).digest())
         known = self._heads.get(key)
         head = known or read(data, Head)
-        # A pump that lost its clock judges at the head's own time: it learns the time from heads.
+        # ``at`` is the floor: a pump whose clock is wrong learns the time from heads, and judges them by their own.
         instant = max(at, head.body.issued)
         signer = verifier.verify(head.chain, at=instant, kinds=frozenset({Kind.SIGNER}))
         if known is None:
@@ -181,19 +183,27 @@ class Trust:
             self._aside = [*self._aside, *entries][-MAX_ASIDE:]
             return Taken((), None)
         entries, self._aside = [*self._aside, *entries], []
-        head = self._shared.head(head_bytes, self.verifier, at=self.time.now())
+        head = self._shared.head(head_bytes, self.verifier, at=self.time.floor())
         if head.signer in self.distrusted:
             raise refused(Reason.SIGNER_REVOKED, "the root does not trust the signer of this head")
         state, body = self.revocations, head.body
         taken: tuple[ReadEntry, ...] = ()
         if (body.era, body.epoch, body.chain) != (state.era, state.epoch, state.chain):
-            at = max(self.time.now(), body.issued)
+            steps_on = {entry.epoch for entry in entries if state.epoch < entry.epoch <= body.epoch}
+            if len(steps_on) != max(0, body.epoch - state.epoch):
+                raise refused(Reason.SNAPSHOT_REQUIRED, f"entries after epoch {state.epoch} are missing")
+            at = max(self.time.floor(), body.issued)
             taken = state.advance(entries, head, verifier=self.verifier, at=at)
             # A verified, chained head moves the epoch at once; permits refer to it 8 s later.
             self._hold(state.epoch)
             with self._store.transaction():
                 self._persist(taken)
-        self.time.agree(head=body.issued, gateway=gateway_time)
+        floor = self.time.floor()
+        if (
+            self.time.agree(head=body.issued, gateway=gateway_time)
+            and self.time.floor() > floor + FLOOR_STEP_MS
+        ):
+            self.keep_floor()
         answered = next((one for one in challenges if answers(head, one, steps)), None)
         return Taken(taken, answered)
 
