@@ -100,6 +100,7 @@ class Acknowledgements:
 
     async def coverage(self, caller: Identity, epoch: int) -> Coverage:
         """How far an epoch has come inside the caller's scope; 0 is the newest. Raises NOT_IN_SCOPE, REPLICA_STALE."""
+        await self._directory.arrived(Scope.GATEWAY)
         state = self._chain.state
         wanted = epoch or state.epoch
         if wanted > state.epoch:

@@ -1,6 +1,9 @@
 """Whose a credential, device, gateway, build or baseline is, as the replicas of identity and release have it."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import grpc
 
@@ -13,6 +16,8 @@ from vigil.errors import Reason, Refused, refused
 from vigil.feed import Change, Replica
 from vigil.revocation.domain import Owner, Reinstater
 
+ARRIVAL_S: Final = 2.0
+"""A service that has just started hears its neighbours within this time, or they are away."""
 ChannelFactory = Callable[[], grpc.aio.Channel]
 
 
@@ -84,6 +89,15 @@ class Directory:
             on_reset=self._reset_release,
             kinds=("release", "baseline"),
         )
+
+    async def arrived(self, scope: Scope) -> None:
+        """Give a replica that was never whole a moment to become so; then things are judged as they are."""
+        build = scope in (Scope.BUILD, Scope.BASELINE)
+        if not (self._releases if build else self._identity.people):
+            replica = self.release if build else self.identity
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ARRIVAL_S):
+                    await replica.synced.wait()
 
     def owner(self, scope: Scope, name: str) -> Owner | None:
         """Whose an id is; None when nobody knows it. Raises REPLICA_STALE."""

@@ -50,8 +50,15 @@ class EdgeChain:
         self.state.era = self._database.read_now(edge_store.era)
 
     def advance(self, entries: Iterable[RevocationEntry], head: Statement[Head]) -> None:
-        """Take what a head confirms. Raises what `RevocationState.advance` raises; then nothing has changed."""
-        messages = {message.epoch: message for message in entries}
+        """Take what a head confirms. Raises what `RevocationState.advance` raises; then nothing has changed.
+
+        Entries behind a gap are left aside: what is missing before them is SNAPSHOT_REQUIRED.
+        """
+        given = {message.epoch: message for message in entries}
+        messages: dict[int, RevocationEntry] = {}
+        epoch = self.state.epoch
+        while (epoch := epoch + 1) in given:
+            messages[epoch] = given[epoch]
         taken = self.state.advance(
             [Entry(message.epoch, tuple(message.statements), message.chain) for message in messages.values()],
             head,

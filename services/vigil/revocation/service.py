@@ -161,6 +161,7 @@ class Revocations:
         _check_own(statement, caller)
         now, body = self._clock.now(), statement.body
         check_revocation(body, issued_at_ms=statement.issued_at * 1000, now=now)
+        await self._directory.arrived(body.scope)
         check_scope(caller, body.scope, body.ids, find=self._directory.owner)
         if body.scope is Scope.SIGNER:
             check_not_head_signer(body.ids, self._head_signers())
@@ -226,6 +227,7 @@ class Revocations:
         check_reinstatement(ReadEntry(Entry(0, tuple(data), b""), None, statements), self._verifier(), at=now)
         value = await self._revocation_of(body.revocation)
         revoked = None if value is None else read(entry_of(value).statements[0], Revocation).body
+        await self._directory.arrived(body.scope)
         for statement in statements:
             person = self._verifier().verify(
                 statement.chain, at=now, kinds=frozenset({Kind.PERSON}), grace=True

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +19,10 @@ from vigil.api.release.v1 import release_pb2
 from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
 from vigil.core.certificates import EVERY
 from vigil.core.clock import Clock, SystemClock
+from vigil.core.revocations import Entry, Lease, PathStep, RevocationState, answers
 from vigil.core.statements import bodies
-from vigil.core.statements.envelope import Scribe, Statement
+from vigil.core.statements.envelope import Scribe, Statement, read
+from vigil.errors import Refused
 from vigil.evidence.__main__ import serve as serve_evidence
 from vigil.evidence.config import EvidenceConfig
 from vigil.feed import FeedServicer, Outbox, tables
@@ -29,6 +33,7 @@ from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer
 from vigil.rpc.service_main import Process
 from vigil.rpc.status import translated
+from vigil.run.redis_server import find_server, server_arguments
 from vigil.storage import Database, open_database
 
 FEED_METADATA = MetaData()
@@ -305,3 +310,111 @@ async def a_world(folder: Path, **values: Any) -> AsyncIterator[World]:
         yield world
     finally:
         await world.stop()
+
+
+class Gateway:
+    """A gateway as far as revocation is concerned: state, lease and acknowledgements, over a real stream."""
+
+    def __init__(self, world: World, credential: Credential, *, edge: str = "edge") -> None:
+        self.world = world
+        self.credential = credential
+        self.state = RevocationState()
+        self.lease = Lease()
+        self.heads: list[Statement[bodies.Head]] = []
+        self.entries: list[int] = []
+        self.ended: BaseException | None = None
+        self._pending: dict[int, Entry] = {}
+        self._clock = SystemClock()
+        self._channel = world.channel(credential, edge)
+        self.task = asyncio.create_task(self._run())
+
+    def age(self) -> float:
+        return self.lease.age(monotonic=self._clock.monotonic())
+
+    async def _run(self) -> None:
+        stub: Any = revocation_pb2_grpc.EdgeServiceStub(self._channel)
+        self.call = call = stub.Follow()
+        start = revocation_pb2.FollowStart(epoch=self.state.epoch, chain=self.state.chain, era=self.state.era)
+        try:
+            await self.send(start=start)
+            asking = asyncio.create_task(self._ask())
+            try:
+                async for response in call:
+                    await self._take(response)
+            finally:
+                asking.cancel()
+        except (grpc.aio.AioRpcError, Refused) as error:
+            self.ended = error
+
+    async def send(self, **message: Any) -> None:
+        await self.call.write(revocation_pb2.FollowRequest(gateway_id=self.credential.identity.id, **message))
+
+    async def _ask(self) -> None:
+        while True:
+            challenge = os.urandom(16)
+            self.lease.sent(challenge, monotonic=self._clock.monotonic())
+            await self.send(challenge=challenge)
+            await asyncio.sleep(0.3)
+
+    async def _take(self, response: revocation_pb2.FollowResponse) -> None:
+        if response.WhichOneof("message") == "entries":
+            for entry in response.entries.entries:
+                self.entries.append(entry.epoch)
+                self._pending[entry.epoch] = Entry(entry.epoch, tuple(entry.statements), entry.chain)
+            return
+        head = read(response.head.head, bodies.Head)
+        self.state.advance(
+            list(self._pending.values()), head, verifier=self.world.pki.verifier, at=self._clock.now()
+        )
+        self._pending.clear()
+        self.heads.append(head)
+        steps = [PathStep(path.index, path.size, tuple(path.path)) for path in response.head.paths]
+        for challenge in self.lease.outstanding():
+            if answers(head, challenge, steps):
+                self.lease.answered(challenge)
+                break
+        await self.acknowledge()
+
+    async def acknowledge(self, **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "epoch": self.state.epoch,
+            "chain": self.state.chain,
+            "era": self.state.era,
+            "enforced_at": self._clock.now(),
+        }
+        body = bodies.Acknowledgement(**{**values, **changes})
+        signed = scribe_of(self.credential).sign(body, subject=self.credential.issuer_name)
+        await self.send(acknowledgement=signed.data)
+
+    def effect(self, name: str, scope: bodies.Scope = bodies.Scope.DEVICE) -> Any:
+        return self.state.effect(scope, name, at=self._clock.now())
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+class RedisServer:
+    """A real server on a Unix socket."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vigil-redis-"))
+        self.url = f"unix://{self.folder}/redis.sock"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> "RedisServer":
+        self._process = await asyncio.create_subprocess_exec(
+            *server_arguments(find_server(), self.folder), stdout=asyncio.subprocess.DEVNULL
+        )
+        await until((self.folder / "redis.sock").exists)
+        return self
+
+    async def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            await self.kill()
+        shutil.rmtree(self.folder)
