@@ -9,9 +9,8 @@ from vigil.core.digest import sha256
 from vigil.errors import Reason, Refused, refused
 
 DEFAULT_PAGE: Final = 50
-MAX_PAGE: Final = 200
-MAX_PAGE_BYTES: Final = 3 << 20
-"""A page fits into one message, statements and all."""
+MAX_PAGE: Final = 100
+"""A page fits into one message of 4 MiB, statements and all."""
 _MARK: Final = 8
 
 

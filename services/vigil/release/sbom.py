@@ -12,12 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonValidator
-from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
-from jsonschema.protocols import Validator  # type: ignore[import-untyped]
-from jsonschema.validators import Draft7Validator, extend  # type: ignore[import-untyped]
-
 from vigil.core import dsse, strict_json
 from vigil.core.digest import sha256
 from vigil.core.keys import PublicKey
@@ -29,9 +23,8 @@ MAX_COMPONENTS: Final = 50_000
 MAX_DEPTH: Final = 48
 """Nested components use two levels each; the validator's own recursion stays far below Python's bound."""
 
-_VERSIONS: Final = {
-    version.to_version(): version for version in SchemaVersion if version >= SchemaVersion.V1_2
-}
+SPEC_VERSIONS: Final = ("1.2", "1.3", "1.4", "1.5", "1.6", "1.7")
+"""The versions whose JSON schema the library ships."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +45,8 @@ def read_sbom(document: bytes) -> tuple[Sbom, Any]:
     if not isinstance(value, dict) or value.get("bomFormat") != "CycloneDX":
         raise _invalid("the SBOM is not a CycloneDX document in JSON")
     version = value.get("specVersion")
-    if not isinstance(version, str) or version not in _VERSIONS:
-        raise _invalid(f"the SBOM's specVersion is none of {', '.join(sorted(_VERSIONS))}")
+    if not isinstance(version, str) or version not in SPEC_VERSIONS:
+        raise _invalid(f"the SBOM's specVersion is none of {', '.join(SPEC_VERSIONS)}")
     count = _count(value.get("components"))
     if count > MAX_COMPONENTS:
         raise _invalid(f"the SBOM names {count} components; {MAX_COMPONENTS} are the most")
@@ -63,7 +56,9 @@ def read_sbom(document: bytes) -> tuple[Sbom, Any]:
         raise _invalid("the SBOM is nested too deeply") from None
     if fault is not None:
         where = "/".join(str(part) for part in fault.absolute_path)[:200] or "its top"
-        raise _invalid(f"the SBOM breaks the schema of CycloneDX {version} at {where}: {_short(fault)}")
+        raise _invalid(
+            f"the SBOM breaks the schema of CycloneDX {version} at {where}: {_short(fault.message)}"
+        )
     return Sbom(sha256(document), version, count), value
 
 
@@ -103,25 +98,27 @@ def _count(components: object) -> int:
     return count
 
 
-def _unique(
-    validator: Validator, wanted: object, instance: object, _schema: object
-) -> Iterator[ValidationError]:
-    if wanted is True and validator.is_type(instance, "array") and isinstance(instance, list):
-        seen = {json.dumps(item, sort_keys=True) for item in instance}
-        if len(seen) != len(instance):
-            yield ValidationError("an item stands there twice")
-
-
 @cache
-def _validator(version: str) -> Validator:
-    library = JsonValidator(_VERSIONS[version])._validator  # noqa: SLF001 - the schema and its references
-    linear = extend(Draft7Validator, {"uniqueItems": _unique})
-    made: Validator = linear(library.schema, registry=library._registry)  # noqa: SLF001 - as above
-    return made
+def _validator(version: str) -> Any:
+    # Imported with the first SBOM: the libraries take a second, and a service starts without them.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonValidator
+    from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
+    from jsonschema.validators import Draft7Validator, extend  # type: ignore[import-untyped]
+
+    def unique(validator: Any, wanted: object, instance: object, _schema: object) -> Iterator[Any]:
+        if wanted is True and validator.is_type(instance, "array") and isinstance(instance, list):
+            seen = {json.dumps(item, sort_keys=True) for item in instance}
+            if len(seen) != len(instance):
+                yield ValidationError("an item stands there twice")
+
+    library = JsonValidator(SchemaVersion.from_version(version))._validator  # noqa: SLF001 - schema and references
+    linear = extend(Draft7Validator, {"uniqueItems": unique})
+    return linear(library.schema, registry=library._registry)  # noqa: SLF001 - as above
 
 
-def _short(fault: ValidationError) -> str:
-    return fault.message if len(fault.message) <= 200 else f"{fault.message[:200]}…"
+def _short(message: str) -> str:
+    return message if len(message) <= 200 else f"{message[:200]}…"
 
 
 def _invalid(sentence: str) -> Refused:

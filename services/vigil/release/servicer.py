@@ -1,5 +1,7 @@
 """gRPC handlers: convert, call, convert."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,13 +9,16 @@ import grpc
 
 from vigil.api.release.v1 import release_pb2 as pb
 from vigil.api.release.v1 import release_pb2_grpc
-from vigil.errors import Reason, refused
+from vigil.errors import Reason, Refused, refused
 from vigil.release.convert import baseline_to, build_to, model_to
 from vigil.release.service import ReleaseService, not_found
 from vigil.release.uploads import Progress, Uploads
 from vigil.rpc.caller import caller_of, scope_filtered
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+DRAIN_S = 2.0
+"""How long an upload that is over already may go on sending."""
 
 
 class ReleaseServicer(release_pb2_grpc.ReleaseServiceServicer):
@@ -99,11 +104,15 @@ class ArtifactServicer(release_pb2_grpc.ArtifactServiceServicer):
                 field="start",
             )
         start = first.start
-        return _progress(
-            await self._uploads.upload(
+        try:
+            progress = await self._uploads.upload(
                 start.digest, size=start.size, offset=start.offset, chunks=_chunks(requests)
             )
-        )
+        except Refused:
+            await _drain(requests)
+            raise
+        await _drain(requests)
+        return _progress(progress)
 
     async def GetUpload(  # noqa: N802
         self, request: pb.GetUploadRequest, context: Context
@@ -128,6 +137,14 @@ async def _chunks(requests: AsyncIterator[pb.UploadArtifactRequest]) -> AsyncIte
         if request.WhichOneof("message") != "chunk":
             raise refused(Reason.FIELD_INVALID, "after the start come chunks", field="chunk")
         yield request.chunk
+
+
+async def _drain(requests: AsyncIterator[pb.UploadArtifactRequest]) -> None:
+    """Let a client finish what it is sending: one that writes into an ended call never sees its status."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in requests:
+                pass
 
 
 def _progress(progress: Progress) -> pb.UploadArtifactResponse:
