@@ -80,6 +80,12 @@ class EvidenceProcess:
         """SIGTERM: in order."""
         await self._end(signal.SIGTERM)
 
+    def cpu_seconds(self) -> float:
+        """CPU time of the running process, user and system (proc(5))."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def exit_code(self) -> int:
         assert self._process is not None
         return await self._process.wait()

@@ -70,6 +70,11 @@ class Sign1:
         return thumbprint
 
     @property
+    def without_chain(self) -> bytes:
+        """The same statement encoded with its unprotected header emptied: the form that is stored."""
+        return _assemble(self.protected, (), self.payload, self.signature)
+
+    @property
     def to_be_signed(self) -> bytes:
         """The Sig_structure that the signature covers (RFC 9052 section 4.4)."""
         return sig_structure(self.protected, self.payload)

@@ -1,8 +1,7 @@
-"""Takes statements in, judges their signatures, and writes them in group commits.
+"""Writes admitted statements in group commits.
 
-Two tasks share the work: one admits what arrives, in short slices and taking turns among the senders, while the
-other has a commit on its way to the disk; whatever was admitted meanwhile becomes the next commit. Nothing is
-answered before it is durable, and after a failed commit nothing that was in memory is believed.
+While one commit is on its way to the disk, the intake admits what arrives; all of that becomes the next commit.
+Nothing is answered before it is durable, and after a failed commit nothing that was in memory is believed.
 """
 
 import asyncio
@@ -16,70 +15,34 @@ from sqlalchemy import Connection
 from vigil.core import cose
 from vigil.core.clock import Clock
 from vigil.core.statements import bodies as kinds
-from vigil.core.statements.envelope import Scribe, check, read_any
-from vigil.errors import Reason, Refused, VigilError, refused
+from vigil.core.statements.envelope import Scribe
+from vigil.errors import Refused, VigilError
 from vigil.evidence import store
 from vigil.evidence.domain import (
     Admitted,
     Commit,
     LogState,
     SubjectHead,
-    body_digests,
     root_of,
     sequence,
-    subjects_of,
 )
+from vigil.evidence.intake import Intake, Ready, Submission
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.signers import Signers
-from vigil.evidence.store import NewEntry, RecordedPlace, SignedCommit
+from vigil.evidence.store import RecordedPlace, SignedCommit
 from vigil.storage import Database
 
 MAX_COMMIT = 512
 """Items in one commit: what is lost with it, and how long the first one waits for the last."""
 MAX_COMMIT_BYTES = 8 << 20
-MAX_WAITING = 16_384
-"""Statements waiting; more are refused rather than kept in memory."""
-MAX_WAITING_BYTES = 64 << 20
-SLICE = 16
-"""Statements admitted before other tasks of the event loop get their turn: about 2 ms."""
 MAX_HEADS = 131_072
 """Subjects whose newest record is remembered: more than the devices, sites and people of the working size."""
 
-_SIGNER_REFUSED = frozenset({Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_EXPIRED})
 _log = logging.getLogger(__name__)
 
 
 class LogDamagedError(VigilError):
     """The stored log contradicts itself or what it has signed; it must not be continued."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A statement on its way into the log. ``sender`` names the caller whose turn it takes."""
-
-    statement: bytes
-    subjects: Sequence[str] = ()
-    bodies: Sequence[bytes] = ()
-    organization: str = ""
-    site: str = ""
-    sender: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory."""
-        return len(self.statement) + sum(map(len, self.bodies))
-
-
-_Answer = asyncio.Future[RecordedPlace]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    admitted: Admitted
-    entry: NewEntry
-    chain: tuple[bytes, ...] | None
-    size: int
-    answer: _Answer
 
 
 @dataclass(slots=True)
@@ -123,12 +86,9 @@ class Sequencer:
             lambda connection: store.put_chains(connection, {self._scribe.thumbprint: self._recorded_chain})
         )
         self._heads: OrderedDict[str, SubjectHead] = OrderedDict()
-        self._lanes: OrderedDict[str, deque[tuple[Submission, _Answer]]] = OrderedDict()
-        self._arrived = asyncio.Event()
-        self._ready: deque[_Ready] = deque()
+        self._intake = Intake(signers=signers, clock=clock)
+        self._ready: deque[Ready] = deque()
         self._admitted = asyncio.Event()
-        self._waiting = 0
-        self._waiting_bytes = 0
 
     async def append(self, submission: Submission) -> RecordedPlace:
         """Record one statement; returns when it is durable. The same statement again gets the same answer.
@@ -137,27 +97,7 @@ class Sequencer:
         REQUEST_TOO_LARGE for what cannot be recorded; EVIDENCE_UNAVAILABLE and STORAGE_UNAVAILABLE when it may
         or may not have been: send it again.
         """
-        size = submission.size
-        if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
-            raise refused(
-                Reason.EVIDENCE_UNAVAILABLE,
-                "More statements are waiting to be recorded than the log takes.",
-                lifted_by="the same statement a little later",
-                who="the sender",
-            )
-        answer: _Answer = asyncio.get_running_loop().create_future()
-        lane = self._lanes.get(submission.sender)
-        if lane is None:
-            lane = self._lanes[submission.sender] = deque()
-        lane.append((submission, answer))
-        self._waiting += 1
-        self._waiting_bytes += size
-        self._arrived.set()
-        try:
-            return await answer
-        finally:
-            self._waiting -= 1
-            self._waiting_bytes -= size
+        return await self._intake.submit(submission)
 
     async def state(self) -> LogState:
         """The log as it is durable now."""
@@ -168,78 +108,12 @@ class Sequencer:
     async def run(self) -> None:
         """Admit and commit until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._admit_all())
+            tasks.create_task(self._intake.run(self._deliver))
             tasks.create_task(self._commit_all())
 
-    # --- admitting
-
-    async def _admit_all(self) -> None:
-        while True:
-            await self._arrived.wait()
-            for _ in range(SLICE):
-                turn = self._next()
-                if turn is None:
-                    self._arrived.clear()
-                    break
-                await self._admit(*turn)
-            self._admitted.set()
-            await asyncio.sleep(0)
-
-    def _next(self) -> tuple[Submission, _Answer] | None:
-        """Take the next statement of the sender whose turn it is; the sender then goes to the end of the line."""
-        if not self._lanes:
-            return None
-        sender, lane = self._lanes.popitem(last=False)
-        turn = lane.popleft()
-        if lane:
-            self._lanes[sender] = lane
-        return turn
-
-    async def _admit(self, submission: Submission, answer: _Answer) -> None:
-        if answer.done():  # the caller went away
-            return
-        try:
-            self._ready.append(await self._judged(submission, answer))
-        except Exception as error:  # noqa: BLE001 - one statement's failure, whatever it is, is that caller's answer
-            if not isinstance(error, Refused):
-                _log.exception("a statement could not be judged")
-            if not answer.done():
-                answer.set_exception(error)
-
-    async def _judged(self, submission: Submission, answer: _Answer) -> _Ready:
-        """Read a statement and check its form, its signer's certificate and its signature."""
-        statement = read_any(submission.statement)
-        subjects = subjects_of(submission.subjects, statement.subject)
-        digests = body_digests(submission.bodies)
-        try:
-            signed = await self._signers.identify(statement, now=self._clock.now())
-        except Refused as refusal:
-            # Not the caller's own certificate: what is refused here is the statement.
-            if refusal.reason in _SIGNER_REFUSED:
-                raise refused(
-                    Reason.SIGNATURE_INVALID, refusal.refusals[0].sentence, cause=refusal.reason
-                ) from refusal
-            raise
-        check(statement, signed.identity)
-        admitted = Admitted(
-            kind=str(statement.kind),
-            digest=statement.digest,
-            signer=statement.signer,
-            number=statement.number,
-            subjects=subjects,
-            bodies=digests,
-        )
-        entry = NewEntry(
-            digest=statement.digest,
-            kind=str(statement.kind),
-            organization=submission.organization,
-            site=submission.site,
-            statement=cose.without_chain(submission.statement) if statement.chain else submission.statement,
-            bodies=dict(zip(digests, submission.bodies, strict=True)),
-        )
-        return _Ready(admitted, entry, signed.chain, submission.size, answer)
-
-    # --- committing
+    def _deliver(self, admitted: Sequence[Ready]) -> None:
+        self._ready.extend(admitted)
+        self._admitted.set()
 
     async def _commit_all(self) -> None:
         while True:
@@ -255,8 +129,8 @@ class Sequencer:
             else:
                 self._kept(batch, outcome)
 
-    def _take(self) -> list[_Ready]:
-        batch: list[_Ready] = []
+    def _take(self) -> list[Ready]:
+        batch: list[Ready] = []
         size = 0
         while self._ready and len(batch) < MAX_COMMIT:
             size += self._ready[0].size
@@ -265,7 +139,7 @@ class Sequencer:
             batch.append(self._ready.popleft())
         return batch
 
-    def _commit(self, connection: Connection, batch: Sequence[_Ready]) -> _Outcome:
+    def _commit(self, connection: Connection, batch: Sequence[Ready]) -> _Outcome:
         """Write what is new of a batch, in the writer's thread. No two of these ever run at once."""
         state = self._state or store.load_state(connection)
         unique = {ready.admitted.digest: ready for ready in batch}
@@ -283,7 +157,7 @@ class Sequencer:
         return outcome
 
     def _write(
-        self, connection: Connection, state: LogState, fresh: Sequence[_Ready]
+        self, connection: Connection, state: LogState, fresh: Sequence[Ready]
     ) -> tuple[Commit, SignedCommit]:
         items = [ready.admitted for ready in fresh]
         commit = sequence(state, items, heads=self._heads_of(connection, items), now=self._clock.now())
@@ -307,7 +181,7 @@ class Sequencer:
         heads.update(store.load_heads(connection, missing))
         return heads
 
-    def _kept(self, batch: Sequence[_Ready], outcome: _Outcome) -> None:
+    def _kept(self, batch: Sequence[Ready], outcome: _Outcome) -> None:
         self._state = outcome.state
         for subject, head in outcome.heads.items():
             self._heads[subject] = head
@@ -322,7 +196,7 @@ class Sequencer:
             if not ready.answer.done():
                 ready.answer.set_result(place)
 
-    def _lost(self, batch: Sequence[_Ready], error: Exception) -> None:
+    def _lost(self, batch: Sequence[Ready], error: Exception) -> None:
         """After a failed commit the database alone knows what is on record: read everything again."""
         if not isinstance(error, Refused):
             _log.error("a commit failed", exc_info=error)

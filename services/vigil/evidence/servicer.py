@@ -9,7 +9,8 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.certificates import Identity, Kind
 from vigil.evidence.domain import Checkpoint, decode_leaf, not_in_scope
-from vigil.evidence.sequencer import Sequencer, Submission
+from vigil.evidence.intake import Submission
+from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.rpc.caller import caller_of, scope_filtered

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -39,7 +40,7 @@ class Signers:
         self._verifier = verifier
         self._kept: dict[bytes, None] = {}
 
-    async def identify(self, statement: Statement[object], *, now: int) -> Signed:
+    async def identify(self, statement: Statement[Any], *, now: int) -> Signed:
         """Answer who signed, valid when it was signed. Raises CERTIFICATE_INVALID, CERTIFICATE_EXPIRED."""
         verifier = self._verifier()
         # A date ahead of the log's clock cannot make a certificate valid that is not valid yet.

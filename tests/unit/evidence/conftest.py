@@ -18,8 +18,9 @@ from vigil.core.statements.bodies import Hold, HoldAction
 from vigil.core.statements.envelope import Scribe, Statement
 from vigil.evidence import store
 from vigil.evidence.domain import origin_of
+from vigil.evidence.intake import Submission
 from vigil.evidence.metrics import LogMetrics
-from vigil.evidence.sequencer import Sequencer, Submission
+from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.signers import Signers
 from vigil.storage import Database, open_database

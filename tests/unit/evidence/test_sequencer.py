@@ -16,7 +16,8 @@ from vigil.errors import Reason, Refused
 from vigil.evidence import sequencer as sequencer_module
 from vigil.evidence import store
 from vigil.evidence.domain import decode_leaf, recorded_leaf
-from vigil.evidence.sequencer import LogDamagedError, Submission
+from vigil.evidence.intake import Submission
+from vigil.evidence.sequencer import LogDamagedError
 from vigil.evidence.store import RecordedPlace
 from vigil.storage import assert_migrations_match
 

@@ -5,6 +5,7 @@ and never the signature; `check` checks the signature and who may sign that kind
 can look up the signer in between.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
@@ -154,14 +155,23 @@ def read(data: bytes, body: type[B]) -> Statement[B]:
     kind = _kind(sign1)
     if KIND_OF[body] is not kind:
         raise malformed(f"this is a statement of kind {kind}, where {KIND_OF[body]} is expected")
-    return _read(data, sign1, kind, body)
+    return _read(data, sign1, kind, lambda payload: decode_body(body, payload))
 
 
 def read_any(data: bytes) -> Statement[Any]:
     """Read a statement of any kind (the log keeps them all). Raises STATEMENT_MALFORMED."""
     sign1 = cose.parse(data)
     kind = _kind(sign1)
-    return _read(data, sign1, kind, BODY_OF[kind])
+    return _read(data, sign1, kind, lambda payload: decode_body(BODY_OF[kind], payload))
+
+
+def read_envelope(data: bytes) -> Statement[None]:
+    """Read who signed which kind of statement about what, and leave the body's form to those who act on it.
+
+    For the log, which keeps what a newer version of a service signs as well. Raises STATEMENT_MALFORMED.
+    """
+    sign1 = cose.parse(data)
+    return _read(data, sign1, _kind(sign1), lambda _: None)
 
 
 def _kind(sign1: cose.Sign1) -> StatementKind:
@@ -171,7 +181,7 @@ def _kind(sign1: cose.Sign1) -> StatementKind:
     return kind
 
 
-def _read(data: bytes, sign1: cose.Sign1, kind: StatementKind, body: type[B]) -> Statement[B]:
+def _read(data: bytes, sign1: cose.Sign1, kind: StatementKind, decode: Callable[[bytes], B]) -> Statement[B]:
     claims = sign1.headers[cose.CWT_CLAIMS]
     if not claims.keys() <= _CLAIMS or not {_ISS, _SUB, _IAT, _CTI} <= claims.keys():
         raise malformed("the CWT claims must be iss, sub, iat, cti and at most vigil.series")
@@ -185,7 +195,7 @@ def _read(data: bytes, sign1: cose.Sign1, kind: StatementKind, body: type[B]) ->
     number = _number(claims[_SERIES]) if _SERIES in claims else None
     return Statement(
         kind=kind,
-        body=decode_body(body, sign1.payload),
+        body=decode(sign1.payload),
         issuer=issuer,
         subject=subject,
         issued_at=issued_at,

@@ -1,0 +1,211 @@
+"""From a sender's bytes to a statement that may be recorded: turns, form, certificate, signature.
+
+Statements wait in a lane for each sender, and lanes take turns, so that nobody's flood holds up another's one
+statement. They are read in short slices on the event loop; a slice's signatures are verified in a thread, which
+costs the loop nothing (the library gives the interpreter's lock up) while it reads the next slice.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from vigil.core.certificates import Identity
+from vigil.core.clock import Clock
+from vigil.core.statements.envelope import Statement, check, read_envelope
+from vigil.errors import Reason, Refused, refused
+from vigil.evidence.domain import Admitted, body_digests, subjects_of
+from vigil.evidence.signers import Signers
+from vigil.evidence.store import NewEntry, RecordedPlace
+
+MAX_WAITING = 16_384
+"""Statements waiting; more are refused rather than kept in memory."""
+MAX_WAITING_BYTES = 64 << 20
+SLICE = 16
+"""Statements read before other tasks of the event loop get their turn: about 2 ms."""
+INLINE = 3
+"""Fewer signatures are verified at once: waking a thread takes about as long as one."""
+
+_SIGNER_REFUSED = frozenset({Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_EXPIRED})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A statement on its way into the log. ``sender`` names the caller whose turn it takes."""
+
+    statement: bytes
+    subjects: Sequence[str] = ()
+    bodies: Sequence[bytes] = ()
+    organization: str = ""
+    site: str = ""
+    sender: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory."""
+        return len(self.statement) + sum(map(len, self.bodies))
+
+
+Answer = asyncio.Future[RecordedPlace]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A statement whose form, signer and signature are right; ``chain`` is to be kept unless it is None."""
+
+    admitted: Admitted
+    entry: NewEntry
+    chain: tuple[bytes, ...] | None
+    size: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """As ``Ready``, but for the signature."""
+
+    statement: Statement[Any]
+    signer: Identity
+    ready: Ready
+
+
+class Intake:
+    """Takes statements in and delivers those that may be recorded, in the order of their turns."""
+
+    def __init__(self, *, signers: Signers, clock: Clock) -> None:
+        self._signers = signers
+        self._clock = clock
+        self._lanes: OrderedDict[str, deque[tuple[Submission, Answer]]] = OrderedDict()
+        self._arrived = asyncio.Event()
+        self._waiting = 0
+        self._waiting_bytes = 0
+
+    async def submit(self, submission: Submission) -> RecordedPlace:
+        """Queue a statement and wait for its answer. Raises EVIDENCE_UNAVAILABLE when too much waits already."""
+        size = submission.size
+        if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            raise refused(
+                Reason.EVIDENCE_UNAVAILABLE,
+                "More statements are waiting to be recorded than the log takes.",
+                lifted_by="the same statement a little later",
+                who="the sender",
+            )
+        answer: Answer = asyncio.get_running_loop().create_future()
+        lane = self._lanes.get(submission.sender)
+        if lane is None:
+            lane = self._lanes[submission.sender] = deque()
+        lane.append((submission, answer))
+        self._waiting += 1
+        self._waiting_bytes += size
+        self._arrived.set()
+        try:
+            return await answer
+        finally:
+            self._waiting -= 1
+            self._waiting_bytes -= size
+
+    async def run(self, deliver: Callable[[Sequence[Ready]], None]) -> None:
+        """Admit until cancelled."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vigil-verifier") as pool:
+            verifying: asyncio.Future[list[Ready]] | None = None
+            while True:
+                if verifying is None:
+                    await self._arrived.wait()
+                slice_ = await self._read_slice()
+                if verifying is not None:
+                    deliver(await verifying)
+                    verifying = None
+                if len(slice_) > INLINE:
+                    verifying = loop.run_in_executor(pool, _verified, slice_)
+                elif slice_:
+                    deliver(_verified(slice_))
+                    await asyncio.sleep(0)
+
+    async def _read_slice(self) -> list[_Read]:
+        slice_: list[_Read] = []
+        for _ in range(SLICE):
+            turn = self._next()
+            if turn is None:
+                self._arrived.clear()
+                break
+            submission, answer = turn
+            if answer.done():  # the caller went away
+                continue
+            try:
+                slice_.append(await self._read(submission, answer))
+            except Exception as error:  # noqa: BLE001 - one statement's failure, whatever it is, is that caller's answer
+                _fail(answer, error)
+        return slice_
+
+    def _next(self) -> tuple[Submission, Answer] | None:
+        """Take the next statement of the sender whose turn it is; the sender then goes to the end of the line."""
+        if not self._lanes:
+            return None
+        sender, lane = self._lanes.popitem(last=False)
+        turn = lane.popleft()
+        if lane:
+            self._lanes[sender] = lane
+        return turn
+
+    async def _read(self, submission: Submission, answer: Answer) -> _Read:
+        """Check form and bounds, and find the signer's certificate, valid when it signed.
+
+        The body is the business of those who act on it: a log that refused what it is too old to know would
+        stop every command in the middle of an upgrade.
+        """
+        statement = read_envelope(submission.statement)
+        subjects = subjects_of(submission.subjects, statement.subject)
+        digests = body_digests(submission.bodies)
+        try:
+            signed = await self._signers.identify(statement, now=self._clock.now())
+        except Refused as refusal:
+            # Not the caller's own certificate: what is refused here is the statement.
+            if refusal.reason in _SIGNER_REFUSED:
+                raise refused(
+                    Reason.SIGNATURE_INVALID, refusal.refusals[0].sentence, cause=refusal.reason
+                ) from refusal
+            raise
+        admitted = Admitted(
+            kind=str(statement.kind),
+            digest=statement.digest,
+            signer=statement.signer,
+            number=statement.number,
+            subjects=subjects,
+            bodies=digests,
+        )
+        entry = NewEntry(
+            digest=statement.digest,
+            kind=admitted.kind,
+            organization=submission.organization,
+            site=submission.site,
+            statement=statement.sign1.without_chain,
+            bodies=dict(zip(digests, submission.bodies, strict=True)),
+        )
+        ready = Ready(admitted, entry, signed.chain, submission.size, answer)
+        return _Read(statement, signed.identity, ready)
+
+
+def _verified(slice_: Sequence[_Read]) -> list[Ready]:
+    """Check signatures, and that each signer may sign that kind; refuse the statements of the others."""
+    ready = []
+    for read in slice_:
+        try:
+            check(read.statement, read.signer)
+        except Exception as error:  # noqa: BLE001 - as in the slice's reading
+            answer = read.ready.answer
+            answer.get_loop().call_soon_threadsafe(_fail, answer, error)
+        else:
+            ready.append(read.ready)
+    return ready
+
+
+def _fail(answer: Answer, error: Exception) -> None:
+    if not isinstance(error, Refused):
+        _log.error("a statement could not be judged", exc_info=error)
+    if not answer.done():
+        answer.set_exception(error)

@@ -1,0 +1,186 @@
+"""Statements appended durably by 64 writers, beside bare SQLite rows and bare `cwt` verifies of the same run.
+
+Everything is real: the service in a process of its own, mTLS, signatures of numbered statements by a signer,
+group commits with synchronous=FULL. The floors are the smaller of (a) rows of the same size in commits of 100
+with nothing else done, and (b) signature verifications by the `cwt` library, one core, nothing else done.
+"""
+
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cwt
+import uvloop
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.support.evidence import EvidenceProcess
+from tests.support.pki import ORGANIZATION, SITE, TestPki
+from vigil.core import cose
+from vigil.core.clock import SystemClock
+from vigil.core.statements.bodies import Answer, Decision
+from vigil.core.statements.envelope import Scribe, Statement
+from vigil.feed.evidence import EvidenceAppender
+from vigil.rpc.channel import Channels
+
+WRITERS = 64
+DEVICES = 5_000
+STATEMENTS = 24_000
+"""Of these a sixth warms caches and connections."""
+FLOOR_SECONDS = 2.0
+ROWS_A_COMMIT = 100
+
+Progress = Callable[[float], None]
+"""Told the part that is done, 0 to 1."""
+
+
+async def run(progress: Progress) -> dict[str, float]:
+    """Measure; rates a second, latencies in ms, ratio to the smaller floor of this very run."""
+    with tempfile.TemporaryDirectory() as folder:
+        pki = TestPki(Path(folder))
+        statements = _statements(pki, progress)
+        figures = {
+            "sqlite_rows_per_s": _rows(Path(folder), len(statements[0].data)),
+            "cwt_verifies_per_s": _verifies(pki, statements[0].data),
+        }
+        progress(0.5)
+        process = EvidenceProcess(pki, Path(folder))
+        await process.start()
+        try:
+            figures |= await _appends(pki, process, [statement.data for statement in statements], progress)
+        finally:
+            await process.stop()
+    floor = min(figures["sqlite_rows_per_s"], figures["cwt_verifies_per_s"])
+    figures["ratio_to_smaller_floor"] = figures["appends_per_s"] / floor
+    return figures
+
+
+def _device(number: int) -> str:
+    letters = "abcdefghijklmnopqrstuvwxyz234567"
+    return "dev-" + "".join(letters[(number >> 5 * place) & 31] for place in range(16))
+
+
+def _statements(pki: TestPki, progress: Progress) -> list[Statement[Decision]]:
+    signer = pki.signer_credential("decision")
+    scribe = Scribe(
+        signer=signer.signer,
+        issuer=signer.issuer_name,
+        clock=SystemClock(),
+        entropy=os.urandom,
+        numbered=True,
+    )
+    made = []
+    for number in range(STATEMENTS):
+        device = _device(number % DEVICES)
+        body = Decision(
+            command=os.urandom(32),
+            intent=os.urandom(32),
+            device=device,
+            answer=Answer.ALLOW,
+            input=os.urandom(32),
+            bundle="revision-1",
+            decided_at=1_790_000_000_000 + number,
+            nonce=os.urandom(16),
+            profile=os.urandom(32),
+            boot_count=12,
+            log_size=4_711,
+            epoch=17,
+            era=0,
+            mode="online",
+            apply_not_after=1_790_000_060_000,
+        )
+        made.append(scribe.sign(body, subject=f"device/{device}"))
+        if not number % 1_000:
+            progress(0.4 * number / STATEMENTS)
+    return made
+
+
+def _rows(folder: Path, size: int) -> float:
+    connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE record (id INTEGER PRIMARY KEY, data BLOB NOT NULL)")
+    data, rows = os.urandom(size), 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < FLOOR_SECONDS:
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO record (data) VALUES (?)", [(data,)] * ROWS_A_COMMIT)
+        connection.execute("COMMIT")
+        rows += ROWS_A_COMMIT
+    rate = rows / (time.perf_counter() - began)
+    connection.close()
+    return rate
+
+
+def _verifies(pki: TestPki, data: bytes) -> float:
+    public = pki.signer_credential("decision").identity.public_key
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    key = cwt.COSEKey.from_pem(pem, kid="1", alg="ES256")
+    context = cwt.COSE.new(alg_auto_inclusion=False, kid_auto_inclusion=False, verify_kid=False)
+    bare = b"\xd2" + cose.without_chain(data)
+    context.decode(bare, key)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < FLOOR_SECONDS:
+        for _ in range(50):
+            context.decode(bare, key)
+        done += 50
+    return done / (time.perf_counter() - began)
+
+
+async def _appends(
+    pki: TestPki, process: EvidenceProcess, statements: list[bytes], progress: Progress
+) -> dict[str, float]:
+    channels = Channels(
+        tls=pki.service("policy").tls_files, trust_domain=pki.trust_domain, clock=SystemClock()
+    )
+    channel = channels.service(process.address, "evidence")
+    latencies: list[float] = []
+    left = iter(statements)
+
+    async def write(appender: EvidenceAppender, count: int) -> None:
+        for _ in range(count):
+            data = next(left, None)
+            if data is None:
+                return
+            began = time.perf_counter()
+            await appender.append(
+                data, subjects=(f"site/{SITE}",), organization_id=ORGANIZATION, site_id=SITE
+            )
+            latencies.append(time.perf_counter() - began)
+
+    async with EvidenceAppender(channel=channel, entropy=os.urandom) as appender:
+        await asyncio.gather(*(write(appender, STATEMENTS // 6 // WRITERS) for _ in range(WRITERS)))
+        latencies.clear()
+        progress(0.6)
+        began, used, served = time.perf_counter(), time.process_time(), process.cpu_seconds()
+        await asyncio.gather(*(write(appender, STATEMENTS) for _ in range(WRITERS)))
+        seconds = time.perf_counter() - began
+        used, served = time.process_time() - used, process.cpu_seconds() - served
+    await channels.close()
+    progress(1.0)
+    latencies.sort()
+    return {
+        "appends_per_s": len(latencies) / seconds,
+        "append_p50_ms": latencies[len(latencies) // 2] * 1000,
+        "append_p99_ms": latencies[len(latencies) * 99 // 100] * 1000,
+        "service_cpu_us_per_append": served * 1e6 / len(latencies),
+        "writers_cpu_us_per_append": used * 1e6 / len(latencies),
+    }
+
+
+def main() -> None:
+    """Run alone, figures as JSON on stdout."""
+
+    def progress(part: float) -> None:
+        sys.stderr.write(f"\r{part:4.0%}")
+
+    sys.stdout.write(json.dumps(uvloop.run(run(progress)), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
