@@ -11,7 +11,7 @@ from vigil.api.gateway.v1 import gateway_pb2_grpc
 from vigil.core.classes import SAFETY_PERIOD_S
 from vigil.core.clock import Entropy
 from vigil.core.revocations import ReadEntry
-from vigil.core.statements.bodies import RevocationReason, Scope
+from vigil.core.statements.bodies import Scope
 from vigil.errors import Refused
 from vigil.feed import Replica
 from vigil.feed.evidence import EvidenceSpool
@@ -36,7 +36,7 @@ from vigil.gateway.receipts import Receipts
 from vigil.gateway.records import Records
 from vigil.gateway.renewal import Renewal
 from vigil.gateway.reports import Reports
-from vigil.gateway.revocations import RevocationFollower, RevocationView
+from vigil.gateway.revocations import RevocationFollower, RevocationView, thumbprint_of
 from vigil.gateway.safety import Safety
 from vigil.gateway.servicer import (
     COMMAND_SERVICE,
@@ -53,7 +53,7 @@ from vigil.gateway.trust import Trust
 from vigil.rpc.channel import Channel, Channels
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
-from vigil.storage import Database, open_database
+from vigil.storage import open_database
 
 HOUSEKEEPING_S = 3_600.0
 INTENTS_KEPT_MS = 30 * 86_400_000
@@ -289,41 +289,13 @@ class Gateway:
                 source.touch()
 
     def _restricted(self, taken: Sequence[ReadEntry]) -> None:
-        """At once, from memory: open streams are cut, nonces dropped; what compromise voids is voided."""
+        """At once, from memory: open streams are cut, nonces dropped."""
         self.server.streams.sweep()
-        credentials: list[bytes] = []
-        people: list[str] = []
         for read_one in taken:
             revocation = read_one.revocation
-            if revocation is None or revocation.body.scope is not Scope.CREDENTIAL:
-                continue
-            for name in revocation.body.ids:
-                if not name.startswith("principal/"):
-                    self.quotas.drop_nonces(bytes.fromhex(name))
-            if revocation.body.reason is RevocationReason.COMPROMISE:
-                people += [
-                    name.removeprefix("principal/")
-                    for name in revocation.body.ids
-                    if name.startswith("principal/")
-                ]
-                credentials += [
-                    bytes.fromhex(name) for name in revocation.body.ids if not name.startswith("principal/")
-                ]
-        if credentials or people:
-            self._void(self.database, credentials, people)
-
-    def _void(self, database: Database, credentials: list[bytes], people: list[str]) -> None:
-        async def write() -> None:
-            await database.write(lambda conn: intent_store.void(conn, credentials=credentials, people=people))
-
-        task = asyncio.get_running_loop().create_task(write())
-        task.add_done_callback(
-            lambda done: (
-                self._log.error("approvals_not_voided", reason=str(done.exception()))
-                if not done.cancelled() and done.exception()
-                else None
-            )
-        )
+            if revocation is not None and revocation.body.scope is Scope.CREDENTIAL:
+                for name in revocation.body.ids:
+                    self.quotas.drop_nonces(thumbprint_of(name))
 
     def _manufacturer(self, organization: str, root_pem: str) -> None:
         try:

@@ -5,7 +5,6 @@ its certificate's organization and site must be those that the registry names.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Final
@@ -108,8 +107,7 @@ class DeviceLink:
             self._sessions.remove(session)
             self._challenges.drop(session.device_id)
             reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Refused):
-                await reader
+            await asyncio.gather(reader, return_exceptions=True)
             self._log.info("device_gone", device=session.device_id)
 
     async def enforced(self, news: Enforced) -> None:

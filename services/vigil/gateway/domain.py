@@ -230,8 +230,16 @@ def attestation_due(action_class: ActionClass, result: Result | None, *, now: in
 
 
 def outcome_of(receipts: Iterable[Receipt]) -> Receipt | None:
-    """The receipt that speaks for a command now: the one with the highest number."""
-    return max(receipts, key=lambda receipt: receipt.number, default=None)
+    """The receipt that speaks for an intent on a device now.
+
+    A refusal is not journaled by the device, so the same intent may be admitted later and begin with the same number:
+    any other receipt speaks before a refusal, and of the others the one with the highest number.
+    """
+    return max(
+        receipts,
+        key=lambda receipt: (receipt.outcome is not Outcome.REFUSED, receipt.number),
+        default=None,
+    )
 
 
 def answers(receipts: Iterable[Receipt]) -> bool:

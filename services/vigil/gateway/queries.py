@@ -110,10 +110,7 @@ class Queries:
             raise not_in_scope()
         self._require_device(caller, rows[0].device)
         self._quotas.take(caller.thumbprint, "reads")
-        receipts = await self._database.read(
-            partial(command_store.receipts_of, intent=rows[0].intent, device=rows[0].device)
-        )
-        return _record(rows[0], receipts)
+        return _record(rows[0], await self._records.receipts(rows[0]))
 
     async def commands(
         self, caller: Identity, request: gateway_pb2.ListCommandsRequest

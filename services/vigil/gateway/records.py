@@ -13,8 +13,8 @@ from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
-from vigil.core.statements.bodies import ActionClass, Command, Intent
-from vigil.core.statements.envelope import Statement
+from vigil.core.statements.bodies import ActionClass, Command, Intent, Outcome, Receipt
+from vigil.core.statements.envelope import Statement, read
 from vigil.errors import Reason, Refused, refused
 from vigil.feed.evidence import EvidenceSpool
 from vigil.gateway import command_store, domain, intent_store
@@ -161,10 +161,17 @@ class Records:
 
     async def response(self, row: CommandRow) -> gateway_pb2.SubmitCommandResponse:
         """The answer as it stands in the record now."""
+        return _response(row, await self.receipts(row))
+
+    async def receipts(self, row: CommandRow) -> list[bytes]:
+        """The receipts that answer a command, oldest first; refusals of other attempts at its intent are theirs."""
         statements = await self._database.read(
             lambda conn: command_store.receipts_of(conn, intent=row.intent, device=row.device)
         )
-        return _response(row, statements)
+        bodies = ((data, read(data, Receipt).body) for data in statements)
+        return [
+            data for data, body in bodies if body.outcome is not Outcome.REFUSED or body.command == row.digest
+        ]
 
     def _write(self, connection: Connection, row: CommandRow, receipts: Sequence[KeptReceipt]) -> None:
         command_store.put_command(connection, row)

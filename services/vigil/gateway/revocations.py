@@ -13,15 +13,16 @@ from typing import Any, Final
 
 import grpc
 import structlog
+from sqlalchemy import Connection
 
 from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
 from vigil.core.classes import CHALLENGE_INTERVAL_S, LEASE_S
 from vigil.core.clock import Clock, Entropy
 from vigil.core.revocations import Entry, Lease, PathStep, ReadEntry, RevocationState, answers
-from vigil.core.statements.bodies import Acknowledgement, Head
+from vigil.core.statements.bodies import Acknowledgement, Head, RevocationReason, Scope
 from vigil.core.statements.envelope import Statement, read
 from vigil.errors import Reason, Refused, refused
-from vigil.gateway import store
+from vigil.gateway import intent_store, store
 from vigil.gateway.challenges import ChallengeTree, DeviceAnswer
 from vigil.gateway.own_key import OwnKey
 from vigil.gateway.trust import Trust
@@ -33,6 +34,8 @@ SILENCE_S: Final = 6.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 3.0
 MAX_PENDING: Final = 20_000
 """Entries that wait for the head that confirms them; a forged flood ends the stream instead of memory."""
+PRINCIPAL: Final = "principal/"
+"""Before a person's id, in an id of scope `credential`."""
 MAX_ACKNOWLEDGEMENTS: Final = 4_096
 
 
@@ -55,7 +58,7 @@ class RevocationView:
         self.state = RevocationState()
         self.lease = Lease()
         self.head = b""
-        self._unsaved: list[tuple[int, bytes]] = []
+        self._unsaved: list[ReadEntry] = []
         self._saved = (0, 0)
 
     def restore(self) -> None:
@@ -78,7 +81,7 @@ class RevocationView:
         """Enforce what a head confirms, in memory. Raises what `RevocationState.advance` raises."""
         taken = self.state.advance(entries, head, verifier=self._trust.verifier, at=self._clock.now())
         self.head = head.data
-        self._unsaved.extend((one.entry.epoch, proto_of(one.entry).SerializeToString()) for one in taken)
+        self._unsaved.extend(taken)
         return taken
 
     async def persist(self) -> None:
@@ -87,9 +90,16 @@ class RevocationView:
         if (era, epoch) == self._saved and not self._unsaved:
             return
         unsaved = list(self._unsaved)
-        await self._database.write(
-            lambda conn: store.keep_revocations(conn, unsaved, era=era, epoch=epoch, head=head)
-        )
+        entries = [(one.entry.epoch, proto_of(one.entry).SerializeToString()) for one in unsaved]
+        credentials, people = compromised(unsaved)
+
+        def write(connection: Connection) -> None:
+            store.keep_revocations(connection, entries, era=era, epoch=epoch, head=head)
+            if credentials or people:
+                # Effects of a revocation: compromise also voids pending approvals.
+                intent_store.void(connection, credentials=credentials, people=people)
+
+        await self._database.write(write)
         del self._unsaved[: len(unsaved)]
         self._saved = (era, epoch)
 
@@ -186,8 +196,8 @@ class RevocationFollower:
         finally:
             asking.cancel()
             call.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await asking
+            # Gathered, so that a cancellation of this very task is not taken for that of the other one.
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def _ask(self, call: Any, start: revocation_pb2.FollowStart) -> None:
         """Say where we are, then a challenge every 2 s and acknowledgements as they come."""
@@ -268,6 +278,28 @@ class RevocationFollower:
         )
         subject = f"gateway/{self._gateway_id}"
         self.acknowledge(subject, self._key.scribe.sign(body, subject=subject).data)
+
+
+def compromised(entries: Sequence[ReadEntry]) -> tuple[list[bytes], list[str]]:
+    """Credentials (thumbprints) and people that these entries call compromised."""
+    names = [
+        name
+        for one in entries
+        if one.revocation is not None
+        and one.revocation.body.scope is Scope.CREDENTIAL
+        and one.revocation.body.reason is RevocationReason.COMPROMISE
+        for name in one.revocation.body.ids
+    ]
+    people = [name.removeprefix(PRINCIPAL) for name in names if name.startswith(PRINCIPAL)]
+    return [thumbprint for name in names if (thumbprint := thumbprint_of(name))], people
+
+
+def thumbprint_of(name: str) -> bytes:
+    """The certificate that an id of scope `credential` names; empty for a person's name, or for no digest at all."""
+    try:
+        return b"" if name.startswith(PRINCIPAL) else bytes.fromhex(name)
+    except ValueError:
+        return b""
 
 
 def entry_of(data: bytes) -> Entry:

@@ -1,0 +1,101 @@
+"""What one credential may ask for."""
+
+import pytest
+
+from vigil.core.classes import NONCE_LIFETIME_S, SAFETY_PERIOD_S
+from vigil.core.clock import ManualClock
+from vigil.errors import Reason, Refused
+from vigil.gateway.quotas import Limits, Quotas
+
+ME, OTHER = b"m" * 32, b"o" * 32
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def quotas(clock: ManualClock, **limits: int) -> Quotas:
+    return Quotas(clock=clock, limits=Limits(**limits))
+
+
+def exhaust(asked: Quotas, kind: str, times: int) -> None:
+    for _ in range(times):
+        asked.take(ME, kind)
+    with pytest.raises(Refused) as caught:
+        asked.take(ME, kind)
+    assert caught.value.reason is Reason.QUOTA_EXCEEDED
+
+
+def test_a_minutes_worth_and_then_as_it_refills(clock: ManualClock) -> None:
+    asked = quotas(clock, commands=6)
+    exhaust(asked, "commands", 6)
+    clock.advance(10.0)
+    exhaust(asked, "commands", 1)
+    clock.advance(600.0)
+    exhaust(asked, "commands", 6)
+
+
+def test_safety_actions_have_their_own_share_and_so_has_everybody(clock: ManualClock) -> None:
+    asked = quotas(clock, commands=1, safety=1)
+    exhaust(asked, "commands", 1)
+    asked.take(ME, "safety")
+    asked.take(OTHER, "commands")
+
+
+def test_nonces_count_by_device_until_they_lapse(clock: ManualClock) -> None:
+    asked = quotas(clock, nonces=2)
+    asked.nonce_wanted(ME, "one")
+    asked.nonce_wanted(ME, "one")
+    asked.nonce_wanted(ME, "two")
+    with pytest.raises(Refused):
+        asked.nonce_wanted(ME, "three")
+    asked.nonce_used(ME, "two")
+    asked.nonce_wanted(ME, "three")
+    clock.advance(NONCE_LIFETIME_S + 0.1)
+    asked.nonce_wanted(ME, "four")
+
+
+def test_a_place_is_given_back_however_it_ends(clock: ManualClock) -> None:
+    asked = quotas(clock, concurrent=1)
+
+    def fail() -> None:
+        with asked.under_way(ME):
+            with pytest.raises(Refused), asked.under_way(ME):
+                pass
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with asked.under_way(ME):
+        pass
+
+
+def test_three_devices_in_ten_minutes(clock: ManualClock) -> None:
+    asked = quotas(clock)
+    for device in ("one", "two", "three"):
+        assert asked.safety_admits(ME, device)
+        asked.safety_touched(ME, device)
+        clock.advance(60.0)
+    assert asked.safety_admits(ME, "two")
+    assert not asked.safety_admits(ME, "four")
+    assert asked.safety_admits(OTHER, "four")
+    clock.advance(SAFETY_PERIOD_S - 179.0)
+    assert asked.safety_admits(ME, "four")
+
+
+def test_a_restart_takes_over_what_was_touched(clock: ManualClock) -> None:
+    asked = quotas(clock)
+    for device in ("one", "two", "three"):
+        asked.safety_touched(ME, device, ago=500.0)
+    assert not asked.safety_admits(ME, "four")
+    clock.advance(101.0)
+    assert asked.safety_admits(ME, "four")
+
+
+def test_past_the_quota_there_is_one_count_a_minute(clock: ManualClock) -> None:
+    asked = quotas(clock)
+    assert asked.refused_past_quota(ME) == 1
+    assert [asked.refused_past_quota(ME) for _ in range(9)] == [0] * 9
+    clock.advance(60.0)
+    assert asked.refused_past_quota(ME) == 10
