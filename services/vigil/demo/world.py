@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -12,20 +12,21 @@ from vigil.api.attestation.v1 import attestation_pb2
 from vigil.api.identity.v1 import identity_pb2
 from vigil.api.release.v1 import release_pb2
 from vigil.cli.session import GatewayEnd, Session
+from vigil.cli.signing import manufacturer_scribe, manufacturer_signer
 from vigil.core.baselines import content_of_settings
-from vigil.core.certificates import load_pair, make_request, read_chain
+from vigil.core.certificates import make_request
 from vigil.core.clock import SystemClock
 from vigil.core.digest import sha256
 from vigil.core.dsse import in_toto_statement, make_dsse
-from vigil.core.keys import KeySigner, load_private_key, new_private_key
+from vigil.core.keys import KeySigner, new_private_key
 from vigil.core.profiles import profile_from_json
 from vigil.core.statements.bodies import Baseline, BaselineKind, Profile, Release, Voucher
-from vigil.core.statements.envelope import Scribe, read
+from vigil.core.statements.envelope import Scribe
 from vigil.demo.fleet import FleetProcess
 from vigil.demo.installation import RunningInstallation
 from vigil.demo.people import Cast, admin_session, appoint
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
-from vigil.errors import Reason, refused
+from vigil.errors import Reason, Refused, refused
 from vigil.run import manufacturer
 from vigil.run.gateways import choose_address, write_gateway
 from vigil.run.layout import DataFolder
@@ -121,29 +122,12 @@ class Maker:
         self.root = manufacturer.init(home, organization=MAKER, trust_domain=trust_domain)
 
     def signer(self, statement: str) -> KeySigner:
-        """The manufacturer's signer for one kind of statement."""
-        folder = self.home / "signers"
-        return KeySigner(
-            load_private_key(folder / f"{statement}.key"),
-            read_chain((folder / f"{statement}.pem").read_bytes()),
-        )
+        """The manufacturer's key for one kind of statement."""
+        return manufacturer_signer(self.home, statement)
 
     def scribe(self, statement: str) -> Scribe:
-        """Signs in the name of that signer, as its certificate calls it."""
-        from vigil.core.certificates import GRANT_OID, decode_grant
-        from cryptography import x509
-
-        signer = self.signer(statement)
-        certificate = x509.load_der_x509_certificate(signer.chain[0])
-        extension = certificate.extensions.get_extension_for_oid(GRANT_OID).value
-        grant = decode_grant(getattr(extension, "value", b""))
-        return Scribe(
-            signer=signer,
-            issuer=f"{grant.kind}/{grant.subject_id}",
-            clock=SystemClock(),
-            entropy=os.urandom,
-            numbered=True,
-        )
+        """Signs in the name of that signer."""
+        return manufacturer_scribe(self.home, statement)
 
 
 async def build_world(world: World, *, pumps: int, progress: Progress) -> None:
@@ -176,33 +160,101 @@ async def _register(world: World, maker: Maker) -> None:
         request = identity_pb2.CreateOrganizationRequest(organization=organization)
         try:
             await admin.call("identity", admin.registry.CreateOrganization, request)
-        except Exception as error:
-            if getattr(error, "reason", None) is not Reason.RESOURCE_EXISTS:
+        except Refused as error:
+            if error.reason is not Reason.RESOURCE_EXISTS:
                 raise
     for site in world.sites:
         value = identity_pb2.Site(
             site_id=site, organization_id=HOSPITALS, display_name=site.title(), time_zone="Europe/Berlin"
         )
-        await admin.call(
-            "identity", admin.registry.CreateSite, identity_pb2.CreateSiteRequest(site=value)
-        )
+        await admin.call("identity", admin.registry.CreateSite, identity_pb2.CreateSiteRequest(site=value))
 
 
 def cast_of(sites: list[str]) -> list[Cast]:
     """Everybody who appears, the first site's people first."""
     first, second = (sites[0],), (sites[1],)
     return [
-        Cast(name="ada", display_name="Ada, technician", organization=HOSPITALS, roles=("technician",), sites=first),
-        Cast(name="ben", display_name="Ben, technician elsewhere", organization=HOSPITALS, roles=("technician",), sites=second),
-        Cast(name="eve", display_name="Eve, technician who leaves", organization=HOSPITALS, roles=("technician",), sites=first),
-        Cast(name="cleo", display_name="Cleo, biomedical lead", organization=HOSPITALS, roles=("approver",), sites=("*",), privileged=True),
-        Cast(name="sam", display_name="Sam, safety officer", organization=HOSPITALS, roles=("safety",), sites=first),
-        Cast(name="erin", display_name="Erin, enrolment station", organization=HOSPITALS, roles=("enroller",), sites=("*",)),
-        Cast(name="bea", display_name="Bea, pharmacist", organization=HOSPITALS, roles=("baseline-signer",), sites=("*",)),
-        Cast(name="rita", display_name="Rita, recall team", organization="operator", roles=("recall",), sites=("*",), privileged=True),
-        Cast(name="raj", display_name="Raj, recall team", organization="operator", roles=("recall",), sites=("*",), privileged=True),
-        Cast(name="pia", display_name="Pia, regulatory affairs", organization=MAKER, roles=("publisher",), sites=("*",), privileged=True),
-        Cast(name="otto", display_name="Otto, auditor", organization="operator", roles=("auditor",), sites=("*",)),
+        Cast(
+            name="ada",
+            display_name="Ada, technician",
+            organization=HOSPITALS,
+            roles=("technician",),
+            sites=first,
+        ),
+        Cast(
+            name="ben",
+            display_name="Ben, technician elsewhere",
+            organization=HOSPITALS,
+            roles=("technician",),
+            sites=second,
+        ),
+        Cast(
+            name="eve",
+            display_name="Eve, technician who leaves",
+            organization=HOSPITALS,
+            roles=("technician",),
+            sites=first,
+        ),
+        Cast(
+            name="cleo",
+            display_name="Cleo, biomedical lead",
+            organization=HOSPITALS,
+            roles=("approver",),
+            sites=("*",),
+            privileged=True,
+        ),
+        Cast(
+            name="sam",
+            display_name="Sam, safety officer",
+            organization=HOSPITALS,
+            roles=("safety",),
+            sites=first,
+        ),
+        Cast(
+            name="erin",
+            display_name="Erin, enrolment station",
+            organization=HOSPITALS,
+            roles=("enroller",),
+            sites=("*",),
+        ),
+        Cast(
+            name="bea",
+            display_name="Bea, pharmacist",
+            organization=HOSPITALS,
+            roles=("baseline-signer",),
+            sites=("*",),
+        ),
+        Cast(
+            name="rita",
+            display_name="Rita, recall team",
+            organization="operator",
+            roles=("recall",),
+            sites=("*",),
+            privileged=True,
+        ),
+        Cast(
+            name="raj",
+            display_name="Raj, recall team",
+            organization="operator",
+            roles=("recall",),
+            sites=("*",),
+            privileged=True,
+        ),
+        Cast(
+            name="pia",
+            display_name="Pia, regulatory affairs",
+            organization=MAKER,
+            roles=("publisher",),
+            sites=("*",),
+            privileged=True,
+        ),
+        Cast(
+            name="otto",
+            display_name="Otto, auditor",
+            organization="operator",
+            roles=("auditor",),
+            sites=("*",),
+        ),
     ]
 
 
@@ -266,7 +318,7 @@ async def _publish(world: World, maker: Maker, progress: Progress) -> None:
 async def upload(session: Session, content: bytes) -> None:
     """Upload an artifact's bytes in chunks."""
 
-    async def messages() -> "asyncio.StreamReader":  # type: ignore[misc]
+    async def messages() -> AsyncIterator[release_pb2.UploadArtifactRequest]:
         start = release_pb2.UploadStart(digest=sha256(content), size=len(content), offset=0)
         yield release_pb2.UploadArtifactRequest(start=start)
         for place in range(0, len(content), 65_536):
@@ -432,6 +484,3 @@ async def wait_attested(world: World, progress: Progress, *, seconds: float = 12
                 f"after {seconds:.0f} s only {affirming} of {count} pumps are affirming: {dict(counts.by_status)}",
             )
         await asyncio.sleep(0.3)
-
-
-__all__ = ["Build", "Maker", "PumpAt", "World", "build_world", "load_pair", "read"]
