@@ -1,0 +1,1 @@
+"""The `vigil` command: what people do, said at a prompt. It imports no service."""

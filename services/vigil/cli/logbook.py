@@ -1,0 +1,265 @@
+"""The evidence log from an outsider's side: records and checkpoints, believed for their proofs alone.
+
+The last checkpoint seen is kept in DATA/checkpoint.json with the log's key: the key is pinned at first sight, and a
+newer checkpoint must be shown to extend the older one before it replaces it.
+"""
+
+import json
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, Final
+
+from vigil.api.evidence.v1 import evidence_pb2 as pb
+from vigil.cli.messages import instant
+from vigil.cli.options import UsageError
+from vigil.cli.output import DONE, REFUSED, field, short
+from vigil.cli.session import Session
+from vigil.core import cose
+from vigil.core.certificates import replace_file
+from vigil.core.statements.envelope import read_any
+from vigil.errors import Reason, Refused, refused
+from vigil.verify import (
+    Finding,
+    Property,
+    Record,
+    SignedTree,
+    check_checkpoint,
+    check_consistency,
+    check_statement,
+    verify_record,
+)
+
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+async def show_history(session: Session, subject: str, *, kinds: list[str], limit: int) -> int:
+    """A subject's records; exit 3 when a signature among them does not hold."""
+    request = pb.ListHistoryRequest(subject=subject, kinds=kinds)
+    found = await session.every("evidence", session.evidence.ListHistory, request, "entries", limit=limit)
+    rows = [{**entry_value(session, entry), "number": _number(entry, subject)} for entry in found]
+    columns = [
+        ("no", field("number")),
+        ("index", field("index")),
+        ("at", field("log_time")),
+        ("kind", field("kind")),
+        ("signed by", field("signed_by")),
+        ("says", lambda row: _gist(row["says"])),
+        ("digest", short("digest")),
+        ("verified", field("verified")),
+    ]
+    session.output.rows("records", rows, columns, more={"subject": subject})
+    return DONE if all(row["verified"] is not False for row in rows) else REFUSED
+
+
+async def show_entry(session: Session, name: str) -> int:
+    """One record; exit 3 when its signature does not hold."""
+    value = entry_value(session, await _entry(session, name))
+    if session.output.json:
+        session.output.value(value)
+    else:
+        session.output.record(value, hide=("says",))
+        session.output.record(value["says"] or {}, title="\nwhat was signed")
+    return REFUSED if value["verified"] is False else DONE
+
+
+async def prove_entry(session: Session, name: str) -> int:
+    """Every property of one record; exit 3 when one does not hold."""
+    entry = await _entry(session, name)
+    checkpoint, tree, consistency = await _newest_checkpoint(session)
+    if entry.index >= tree.size:
+        raise refused(
+            Reason.NOT_RECORDED,
+            f"the newest checkpoint covers {tree.size} records, this one has index {entry.index}",
+            lifted_by="a moment's patience: the next checkpoint",
+            who="the log",
+        )
+    request = pb.GetInclusionProofRequest(index=entry.index, size=tree.size)
+    proof = await session.call("evidence", session.evidence.GetInclusionProof, request)
+    findings = [
+        Finding(Property.CHECKPOINT, True, f"The log signed its first {tree.size} records."),
+        consistency,
+        *verify_record(
+            record_of(entry), inclusion_path=tuple(proof.path), tree=tree, verifier=session.verifier
+        ),
+    ]
+    holds = all(one.holds is not False for one in findings)
+    value = {
+        **entry_value(session, entry),
+        "checkpoint": {"size": tree.size, "root": tree.root.hex(), "time": instant(checkpoint.time_ms)},
+        "inclusion_path": [node.hex() for node in proof.path],
+        "holds": holds,
+        "findings": [
+            {"property": str(one.property), "holds": one.holds, "sentence": one.sentence} for one in findings
+        ],
+    }
+    if session.output.json:
+        session.output.value(value)
+    else:
+        rows = [(_yes(one.holds), one.property, one.sentence) for one in findings]
+        session.output.table(["holds", "property", "what was found"], rows)
+    return DONE if holds else REFUSED
+
+
+async def show_checkpoint(session: Session) -> int:
+    """The newest checkpoint; exit 3 when the log did not only grow."""
+    checkpoint, tree, consistency = await _newest_checkpoint(session)
+    value = {
+        "size": tree.size,
+        "root": tree.root.hex(),
+        "time": instant(checkpoint.time_ms),
+        "verifier_key": checkpoint.verifier_key,
+        "note": checkpoint.note,
+        "consistent": consistency.holds,
+        "sentence": consistency.sentence,
+    }
+    session.output.record(value, hide=("note",))
+    return REFUSED if consistency.holds is False else DONE
+
+
+def entry_value(session: Session, entry: pb.Entry) -> dict[str, Any]:
+    """A record as JSON: what was signed, by whom, and whether the signature holds (None: erased)."""
+    value: dict[str, Any] = {
+        "index": entry.index,
+        "kind": entry.kind,
+        "log_time": instant(entry.log_time_ms),
+        "digest": entry.digest.hex(),
+        "subjects": [f"{one.subject}#{one.number}" for one in entry.subjects],
+        "signed_by": "",
+        "verified": None,
+        "says": None,
+    }
+    if not entry.statement:
+        return value
+    try:
+        signer = check_statement(record_of(entry), session.verifier)
+    except Refused as error:
+        session.output.say(f"record {entry.index}: NOT VERIFIED: {error.refusals[0].sentence}")
+        value["verified"] = False
+    else:
+        value["verified"] = True
+        value["signed_by"] = f"{signer.kind}/{signer.id}"
+    data = cose.with_chain(entry.statement, tuple(entry.chain)) if entry.chain else entry.statement
+    value["says"] = body_value(read_any(data).body)
+    return value
+
+
+def record_of(entry: pb.Entry) -> Record:
+    """A record as the verifier takes it."""
+    return Record(
+        index=entry.index,
+        leaf=entry.leaf,
+        statement=entry.statement,
+        chain=tuple(entry.chain),
+        bodies=tuple(entry.bodies),
+        recorded=entry.recorded.recorded,
+        recorded_path=tuple(entry.recorded.path),
+    )
+
+
+def body_value(value: Any) -> Any:
+    """A statement's body as JSON: bytes in hex, what is absent left out."""
+    if is_dataclass(value):
+        named = {one.name: getattr(value, one.name) for one in fields(value)}
+        return {name: body_value(item) for name, item in named.items() if item is not None}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): body_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [body_value(item) for item in value]
+    return str(value) if isinstance(value, str) else value
+
+
+async def _entry(session: Session, name: str) -> pb.Entry:
+    if _HEX.fullmatch(name):
+        request = pb.GetEntryRequest(digest=bytes.fromhex(name))
+    elif name.isdecimal() and len(name) < 19:
+        request = pb.GetEntryRequest(index=int(name))
+    else:
+        raise UsageError(f"{name!r} is neither an index nor a digest of 64 hexadecimal digits")
+    return await session.call("evidence", session.evidence.GetEntry, request)
+
+
+async def _newest_checkpoint(session: Session) -> tuple[pb.Checkpoint, SignedTree, Finding]:
+    """The newest checkpoint, opened with the pinned key, and whether it extends the last one seen here.
+
+    Raises SIGNATURE_INVALID when the key or the signature is another.
+    """
+    found = await session.call("evidence", session.evidence.GetCheckpoint, pb.GetCheckpointRequest())
+    path = session.folder.path / "checkpoint.json"
+    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    key = kept.get("verifier_key", found.verifier_key)
+    if key != found.verifier_key:
+        raise refused(
+            Reason.SIGNATURE_INVALID,
+            "the log now signs its checkpoints with another key than the one seen here first",
+            lifted_by=f"asking the operator, then removing {path}",
+            who="the operator",
+        )
+    domain = session.context.trust_domain
+    tree = check_checkpoint(found.note, verifier_key=key, trust_domain=domain)
+    if not kept:
+        finding = _consistency(
+            holds=None, words="No checkpoint was seen here before: this one is kept from now on."
+        )
+    else:
+        old = check_checkpoint(kept["note"], verifier_key=key, trust_domain=domain)
+        finding = await _extends(session, old, tree)
+    if finding.holds is not False:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = {"verifier_key": key, "note": found.note}
+        replace_file(path, (json.dumps(kept, indent=1) + "\n").encode(), mode=0o600)
+    return found, tree, finding
+
+
+async def _extends(session: Session, old: SignedTree, new: SignedTree) -> Finding:
+    if new.size < old.size:
+        return _consistency(
+            holds=False,
+            words=f"The log shows {new.size} records; {old.size} were signed before. It was cut back.",
+        )
+    try:
+        path: tuple[bytes, ...] = ()
+        if 0 < old.size < new.size:
+            request = pb.GetConsistencyProofRequest(old_size=old.size, new_size=new.size)
+            path = tuple((await session.call("evidence", session.evidence.GetConsistencyProof, request)).path)
+        if old.size:
+            check_consistency(old, new, path)
+    except Refused as error:
+        if error.reason is not Reason.NOT_RECORDED:
+            raise
+        return _consistency(holds=False, words=error.refusals[0].sentence)
+    return _consistency(
+        holds=True, words=f"The log only grew since the checkpoint of {old.size} seen here before."
+    )
+
+
+def _consistency(*, holds: bool | None, words: str) -> Finding:
+    return Finding(Property.CHECKPOINT, holds, words)
+
+
+def _number(entry: pb.Entry, subject: str) -> int:
+    return next((int(one.number) for one in entry.subjects if one.subject == subject), 0)
+
+
+def _gist(says: dict[str, Any] | None) -> str:
+    if says is None:
+        return "(erased)"
+    keep = (
+        "action",
+        "outcome",
+        "reason",
+        "answer",
+        "status",
+        "model",
+        "version",
+        "effect",
+        "scope",
+        "meaning",
+        "name",
+    )
+    return " ".join(str(says[name]) for name in keep if says.get(name))
+
+
+def _yes(holds: bool | None) -> str:
+    return {True: "yes", False: "NO", None: "-"}[holds]

@@ -1,0 +1,204 @@
+"""`vigil status`: what runs, how fresh it is, what is about to end. Works when nothing runs, and says so."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from vigil.cli.perform import perform
+
+if TYPE_CHECKING:
+    from vigil.cli.session import Session
+
+HEALTH_S: Final = 2.0
+SERVICES: Final = ("identity", "release", "attestation", "policy", "revocation", "edge", "evidence")
+SOON_S: Final = 4 * 3600
+"""A credential with less than this left is named."""
+
+
+def status(ctx: typer.Context) -> None:
+    """Show what runs and what does not, how fresh it is, devices by state and trust, credentials about to end."""
+
+    async def work(session: "Session") -> int:
+        value = await _gather(session)
+        _show(session, value)
+        return 0 if value["ready"] else 1
+
+    perform(ctx, work)
+
+
+async def _gather(session: "Session") -> dict[str, Any]:
+    import asyncio
+
+    gateways = session.context.gateways
+    checks = [_health(session, role, session.context.endpoints.get(role, ""), role=True) for role in SERVICES]
+    checks += [_health(session, name, known.address, role=False) for name, known in gateways.items()]
+    services = list(await asyncio.gather(*checks))
+    healthy = {row["name"] for row in services if row["healthy"]}
+    policy, epoch, log_size, states, trust = await asyncio.gather(
+        _policy(session, healthy),
+        _epoch(session, healthy),
+        _log_size(session, healthy),
+        _states(session, healthy),
+        _trust(session, healthy),
+    )
+    ready = all(row["healthy"] for row in services if row["kind"] == "service")
+    return {
+        "ready": ready,
+        "context": session.context.name,
+        "principal": session.context.principal,
+        "services": services,
+        "policy_revision": policy.get("revision"),
+        "policy_engine": policy.get("engine"),
+        "feed_lag_ms": policy.get("replica_age_ms", {}),
+        "revocation_epoch": epoch,
+        "policy_revocation_epoch": policy.get("revocation_epoch"),
+        "log_size": log_size,
+        "devices": {"by_state": states, "by_trust": trust},
+        "expiring": _expiring(session),
+    }
+
+
+async def _health(session: "Session", name: str, address: str, *, role: bool) -> dict[str, Any]:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+    from vigil.errors import Refused
+    from vigil.rpc.tls import TlsFilesError
+
+    row = {"name": name, "kind": "service" if role else "gateway", "endpoint": address}
+    healthy, why = False, "no address is known"
+    if address:
+        try:
+            channels = session.channels
+            channel = channels.service(address, name) if role else channels.gateway(address, name)
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = await session.call(name, stub.Check, health_pb2.HealthCheckRequest(), timeout=HEALTH_S)
+            healthy = answer.status == health_pb2.HealthCheckResponse.SERVING
+            why = "" if healthy else "it runs, but does not serve yet"
+        except Refused as error:
+            why = error.refusals[0].sentence
+        except TlsFilesError as error:
+            why = str(error)
+    return {**row, "healthy": healthy, "version": None, "sentence": why}
+
+
+async def _policy(session: "Session", healthy: set[str]) -> dict[str, Any]:
+    from vigil.api.policy.v1 import policy_pb2
+    from vigil.cli.messages import plain
+
+    if "policy" not in healthy:
+        return {}
+    found = await _unless_refused(
+        session, "policy", session.policy.GetPolicyStatus, policy_pb2.GetPolicyStatusRequest()
+    )
+    return plain(found) if found is not None else {}
+
+
+async def _epoch(session: "Session", healthy: set[str]) -> int | None:
+    from vigil.api.revocation.v1 import revocation_pb2
+
+    if "revocation" not in healthy:
+        return None
+    found = await _unless_refused(
+        session,
+        "revocation",
+        session.revocations.ListRevocations,
+        revocation_pb2.ListRevocationsRequest(page_size=1),
+    )
+    return None if found is None else int(found.epoch)
+
+
+async def _log_size(session: "Session", healthy: set[str]) -> int | None:
+    from vigil.api.evidence.v1 import evidence_pb2
+
+    if "evidence" not in healthy:
+        return None
+    found = await _unless_refused(
+        session, "evidence", session.evidence.GetCheckpoint, evidence_pb2.GetCheckpointRequest()
+    )
+    return None if found is None else int(found.size)
+
+
+async def _states(session: "Session", healthy: set[str]) -> dict[str, int]:
+    from vigil.api.identity.v1 import identity_pb2
+
+    if "identity" not in healthy:
+        return {}
+    found = await _unless_refused(
+        session, "identity", session.devices.CountDevices, identity_pb2.CountDevicesRequest()
+    )
+    return {} if found is None else {name: int(found.by_state[name]) for name in sorted(found.by_state)}
+
+
+async def _trust(session: "Session", healthy: set[str]) -> dict[str, int]:
+    from vigil.api.attestation.v1 import attestation_pb2
+
+    if "attestation" not in healthy:
+        return {}
+    found = await _unless_refused(
+        session, "attestation", session.attestation.CountResults, attestation_pb2.CountResultsRequest()
+    )
+    if found is None:
+        return {}
+    return {
+        **{name: int(found.by_status[name]) for name in sorted(found.by_status)},
+        "stale": int(found.stale),
+    }
+
+
+async def _unless_refused(session: "Session", whom: str, method: Any, request: Any) -> Any:
+    from vigil.errors import Refused
+
+    try:
+        return await session.call(whom, method, request)
+    except Refused as error:
+        session.output.say(f"{whom}: {error.refusals[0].sentence}")
+        return None
+
+
+def _expiring(session: "Session") -> list[dict[str, Any]]:
+    """Contexts of this folder whose credential ends soon, or has ended."""
+    from vigil.cli.contexts import read_contexts
+    from vigil.cli.messages import instant
+    from vigil.core.certificates import read_chain
+    from vigil.errors import Refused
+
+    now = session.clock.now()
+    rows = []
+    for context in read_contexts(session.folder).contexts.values():
+        try:
+            chain = read_chain(context.certificate.read_bytes())
+            until = session.verifier.remember(chain).operational_until
+        except (Refused, OSError):
+            continue
+        if until - now < SOON_S * 1000:
+            row = {"context": context.name, "principal": context.principal}
+            rows.append({**row, "operational_until": instant(until), "ended": until <= now})
+    return rows
+
+
+def _show(session: "Session", value: dict[str, Any]) -> None:
+    output = session.output
+    if output.json:
+        output.value(value)
+        return
+    output.table(
+        ["", "process", "listens on", ""],
+        [
+            ("up" if row["healthy"] else "DOWN", row["name"], row["endpoint"], row["sentence"])
+            for row in value["services"]
+        ],
+    )
+    lag = value["feed_lag_ms"]
+    facts = {
+        "context": f"{value['context']} ({value['principal']})",
+        "policy_revision": value["policy_revision"] or "unknown",
+        "policy's_facts": ", ".join(f"{name} {age} ms old" for name, age in lag.items()) or "unknown",
+        "revocation_epoch": "unknown" if value["revocation_epoch"] is None else value["revocation_epoch"],
+        "log_size": "unknown" if value["log_size"] is None else value["log_size"],
+        "devices": value["devices"]["by_state"] or "unknown",
+        "trust": value["devices"]["by_trust"] or "unknown",
+        "ends_soon": [f"{row['context']} at {row['operational_until']}" for row in value["expiring"]],
+    }
+    output.record(facts)
+    if not value["ready"]:
+        output.say("not ready: start it with `vigil up`")
