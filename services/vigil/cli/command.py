@@ -32,7 +32,7 @@ def send(
     ctx: typer.Context,
     device: DeviceArgument,
     action: Annotated[
-        str, typer.Argument(metavar="[ACTION]", help="As the device's model has it: vigil model show.")
+        str, typer.Argument(metavar="ACTION", help="As the device's model has it: vigil model show.")
     ] = "",
     *,
     param: Annotated[

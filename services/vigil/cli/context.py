@@ -60,7 +60,7 @@ def use(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")]
 
 
 @app.command()
-def show(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
+def show(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")] = "") -> None:
     """Show a context: whose it is, its files, its addresses. By default the current one."""
 
     def work(output: "Output") -> None:

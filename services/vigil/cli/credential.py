@@ -134,7 +134,7 @@ def list_all(
 @app.command()
 def show(
     ctx: typer.Context,
-    thumbprint: Annotated[str, typer.Argument(metavar="[THUMBPRINT]", help="By default your own.")] = "",
+    thumbprint: Annotated[str, typer.Argument(metavar="THUMBPRINT", help="By default your own.")] = "",
 ) -> None:
     """Show one credential."""
 

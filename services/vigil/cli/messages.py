@@ -78,4 +78,4 @@ def _enum(kind: Any, number: int) -> str:
         return "unknown"
     zero = kind.values_by_number[0].name
     prefix = zero.removesuffix("UNSPECIFIED")
-    return found.name.removeprefix(prefix).lower()
+    return str(found.name).removeprefix(prefix).lower()

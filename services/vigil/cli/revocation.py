@@ -60,7 +60,7 @@ def show(ctx: typer.Context, epoch: Annotated[int, typer.Argument(metavar="EPOCH
 @app.command()
 def coverage(
     ctx: typer.Context,
-    epoch: Annotated[int, typer.Argument(metavar="[EPOCH]", min=0, help="By default the newest.")] = 0,
+    epoch: Annotated[int, typer.Argument(metavar="EPOCH", min=0, help="By default the newest.")] = 0,
 ) -> None:
     """Show which gateways enforce an epoch, and how many devices acknowledged it."""
 

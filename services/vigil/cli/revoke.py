@@ -99,7 +99,7 @@ def reinstate(
     ctx: typer.Context,
     epoch: Annotated[int, typer.Argument(metavar="EPOCH", min=1, help="The revocation's epoch.")],
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID...]", help="By default all that it names.")
+        list[str] | None, typer.Argument(metavar="ID...", help="By default all that it names.")
     ] = None,
     *,
     reason: Annotated[str, typer.Option("--reason", help="Why, in words; signed by both.")] = "",
