@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.support.pki import DEVICE, ORGANIZATION, SITE, Credential, TestPki
 from vigil.core import cbor, merkle
-from vigil.core.clock import ManualClock
+from vigil.core.clock import Clock, ManualClock
 from vigil.core.commands import RecordedProof, record_leaf, target_path, target_root
 from vigil.core.digest import sha256
 from vigil.core.revocations import EMPTY_CHAIN, Entry, PathStep, chain_hash
@@ -109,6 +109,15 @@ class CuttingStore(DeviceStore):
             raise PowerCut
 
 
+class Commanded(Protocol):
+    """A pump that commands are made for."""
+
+    @property
+    def device_id(self) -> str: ...
+    @property
+    def agent(self) -> DeviceAgent: ...
+
+
 @dataclass
 class TestPump:
     """One pump with its agent; ``restart`` is a power cycle."""
@@ -166,9 +175,11 @@ class TestPump:
 class PumpSite:
     """The trust domain, the manufacturer, the people of one site, and everybody who signs."""
 
-    def __init__(self, tmp_path: Path, *, actions: Sequence[b.ActionSpec] = ACTIONS) -> None:
+    def __init__(
+        self, tmp_path: Path, *, actions: Sequence[b.ActionSpec] = ACTIONS, clock: Clock | None = None
+    ) -> None:
         self.tmp_path = tmp_path
-        self.clock = ManualClock()
+        self.clock: Any = clock or ManualClock()
         self.pki = TestPki(tmp_path, clock=self.clock)
         self.maker = self.pki.manufacturer(MAKER)
         self.shared = SharedTrust()
@@ -235,8 +246,21 @@ class PumpSite:
     # --- pumps
 
     def pump(self, *, device_id: str = DEVICE, with_profile: bool = True) -> TestPump:
+        folder = self.make()
+        hardware = power_on(folder, clock=self.clock, entropy=os.urandom, open_store=CuttingStore)
+        tls = self.pki.device(device_id, private_key=hardware.secure_element.pending_tls_key())
+        attester = self.pki.attester(device_id, private_key=hardware.attestation_key)
+        enrol.install(hardware, messages.Certificates(tls.chain, attester.chain, self.pki.bundle.to_json()))
+        agent = DeviceAgent(hardware=hardware, shared=self.shared, clock=self.clock, entropy=os.urandom)
+        if with_profile:
+            agent.handle(messages.Welcome("gateway-1", self.clock.now(), self.profile.data, ""))
+            agent.disconnected()
+        return TestPump(self, folder, device_id, hardware, agent)
+
+    def make(self, folder: Path | None = None) -> Path:
+        """A pump as it leaves the factory."""
         self._pumps += 1
-        folder = self.tmp_path / f"pump-{self._pumps}"
+        folder = folder or self.tmp_path / f"pump-{self._pumps}"
         make_pump(
             folder,
             udi=UDI,
@@ -247,22 +271,13 @@ class PumpSite:
             clock=self.clock,
             entropy=os.urandom,
         )
-        hardware = power_on(folder, clock=self.clock, entropy=os.urandom, open_store=CuttingStore)
-        enrol.possession(hardware, os.urandom(16))
-        tls = self.pki.device(device_id, private_key=hardware.secure_element.pending_tls_key())
-        attester = self.pki.attester(device_id, private_key=hardware.attestation_key)
-        enrol.install(hardware, messages.Certificates(tls.chain, attester.chain, self.pki.bundle.to_json()))
-        agent = DeviceAgent(hardware=hardware, shared=self.shared, clock=self.clock, entropy=os.urandom)
-        if with_profile:
-            agent.handle(messages.Welcome("gateway-1", self.clock.now(), self.profile.data, ""))
-            agent.disconnected()
-        return TestPump(self, folder, device_id, hardware, agent)
+        return folder
 
     # --- commands
 
     def intent(
         self,
-        pump: TestPump,
+        pump: Commanded,
         action: str,
         parameters: Mapping[str, Scalar],
         *,
@@ -288,7 +303,7 @@ class PumpSite:
 
     def bundle(
         self,
-        pump: TestPump,
+        pump: Commanded,
         action: str,
         parameters: Mapping[str, Scalar] | None = None,
         *,
@@ -345,7 +360,7 @@ class PumpSite:
 
     def permit(
         self,
-        pump: TestPump,
+        pump: Commanded,
         intent: Statement[b.Intent],
         command: Statement[b.Command],
         spec: b.ActionSpec | None,

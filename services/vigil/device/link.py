@@ -76,9 +76,7 @@ class Link:
             began = self._clock.monotonic()
             try:
                 await self._connect(gateway)
-            except (grpc.RpcError, TlsFilesError, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError):
-                    raise
+            except (grpc.RpcError, TlsFilesError) as error:
                 _LOG.info("%s: no link to %s: %s", self._agent.device_id, gateway.gateway_id, _words(error))
             if self._agent.reconnect_wanted:
                 self._agent.reconnect_wanted = False

@@ -117,8 +117,10 @@ class PumpRunner:
                 if agent.restart_wanted:
                     return
                 delay = max(0.0, agent.next_due() - self._clock.monotonic())
+                # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), delay)
+                    async with asyncio.timeout(delay):
+                        await self._wake.wait()
         finally:
             if task is not None:
                 await _cancelled(task)

@@ -110,10 +110,11 @@ class DeviceStore:
         self.execute("COMMIT")
 
     def _rollback(self) -> None:
-        for hook in self.on_rollback:
-            hook()
         if self._connection.in_transaction:
             self.execute("ROLLBACK")
+        # What is cached is read again from what is stored.
+        for hook in self.on_rollback:
+            hook()
 
 
 def _unavailable() -> Refused:

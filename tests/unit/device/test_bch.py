@@ -3,6 +3,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.device import bch
 
 messages = st.integers(0, 2**bch.DIMENSION - 1)

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.core import cbor, keys
 from vigil.device import bch
 from vigil.device.fuzzy_extractor import (

@@ -2,6 +2,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from vigil.device.puf import SRAM_BYTES, Puf, SimulatedSramPuf
 
 READS = 60
