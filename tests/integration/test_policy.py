@@ -1,6 +1,7 @@
 """The policy service as it runs: over mTLS, between its owners, with decisions on record in a real log."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ async def test_a_permit_comes_with_every_proof_that_the_device_asks_for(world: P
     }
     (document,) = kept.bodies
     assert body.input == sha256(document)
-    question = cbor.decode(document)["question"]
+    question = json.loads(cbor.decode(document)["question"])
     assert question["device"] == {
         "id": DEVICE,
         "organization": ORGANIZATION,

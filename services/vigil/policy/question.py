@@ -19,6 +19,7 @@ from vigil.core.statements.bodies import (
     TrustTier,
 )
 from vigil.policy.case import Item, Judgement, Parties, View
+from vigil.policy.engine.port import encode_document
 
 INPUT_VERSION: Final = 1
 
@@ -146,7 +147,7 @@ def no_lower(release: Release, view: View) -> bool:
 
 
 def input_document(item: Item, view: View, judgement: Judgement, *, gateway_id: str) -> bytes:
-    """The whole input, deterministic CBOR: the question as Rego got it, and by digest whatever else was looked at."""
+    """The whole input, deterministic CBOR: the question as JSON, and by digest whatever else was looked at."""
     target = judgement.target
     return cbor.encode(
         {
@@ -167,6 +168,7 @@ def input_document(item: Item, view: View, judgement: Judgement, *, gateway_id: 
                 name: int(age * 1000) if math.isfinite(age) else None for name, age in view.ages.items()
             },
             "found": [[str(finding.reason), finding.rule] for finding in judgement.findings],
-            "question": judgement.question,
+            # The very text that was asked, to be asked again.
+            "question": None if judgement.question is None else encode_document(judgement.question).decode(),
         }
     )
