@@ -1,0 +1,136 @@
+"""Following heads: what counts, what does not, and that no head ever makes policy forget while it is fresh."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.pki import DEVICE
+from tests.support.policy_room import PolicyRoom
+from tests.support.policy_world import Heads
+from vigil.core.clock import ManualClock
+from vigil.core.statements.bodies import Head, RevocationEffect, Scope
+from vigil.core.statements.envelope import Statement
+from vigil.errors import Reason, Refused
+from vigil.policy.heads import HeadFollower
+
+DENY = RevocationEffect.DENY
+
+
+class Service:
+    """The head service without a wire; what it signs can be bent."""
+
+    def __init__(self, room: PolicyRoom) -> None:
+        self.heads = Heads(room)
+        self.bent: dict[str, Any] = {}
+        sign = room.head
+
+        def head(challenges: bytes | None = None, **values: Any) -> Statement[Head]:
+            return sign(challenges, **{**values, **self.bent})
+
+        room.head = head  # type: ignore[method-assign]
+
+    async def AnswerChallenges(self, request: Any, *, timeout: float) -> Any:  # noqa: N802, ASYNC109 - a stub's form
+        assert timeout > 0
+        return await self.heads.AnswerChallenges(request, None)
+
+
+class Following:
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.room = PolicyRoom(folder, clock=self.clock)
+        self.service = Service(self.room)
+        self.follower = HeadFollower(
+            stub=self.service,  # type: ignore[arg-type]
+            verifier=lambda: self.room.verifier,
+            clock=self.clock,
+            entropy=os.urandom,
+        )
+
+    def revoked(self) -> bool:
+        effect = self.follower.revocations.effect(Scope.DEVICE, DEVICE, at=self.clock.now())
+        return effect is DENY
+
+    async def refusal(self) -> Reason:
+        with pytest.raises(Refused) as refusal:
+            await self.follower.ask()
+        return refusal.value.reason
+
+
+@pytest.fixture
+def following(tmp_path: Path) -> Following:
+    return Following(tmp_path)
+
+
+async def test_freshness_runs_from_the_sending_of_what_was_answered(following: Following) -> None:
+    assert following.follower.age() == float("inf")
+    assert not await following.follower.ask()
+    following.clock.advance(2)
+    assert following.follower.age() == 2.0
+    following.service.heads.forged = True
+    assert await following.refusal() is Reason.SIGNATURE_INVALID
+    assert following.follower.age() == 2.0
+
+
+async def test_pages_count_only_when_a_head_confirms_the_last(following: Following) -> None:
+    following.room.revoke(Scope.DEVICE, DEVICE)
+    for number in range(4):
+        following.room.revoke(Scope.GATEWAY, f"gateway-{number}")
+    following.service.heads.page = 2
+    assert await following.follower.ask()
+    assert await following.follower.ask()
+    assert following.follower.age() == float("inf")
+    assert not following.revoked()
+    assert not await following.follower.ask()
+    assert following.revoked()
+    assert following.follower.age() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("bent", "reason"),
+    [
+        ({"epoch": 0, "chain": bytes(32)}, Reason.EPOCH_ROLLED_BACK),
+        ({"chain": bytes(32)}, Reason.SIGNATURE_INVALID),
+        ({"epoch": 2**62}, Reason.SNAPSHOT_REQUIRED),
+    ],
+)
+async def test_a_head_that_does_not_follow_changes_nothing(
+    following: Following, bent: dict[str, Any], reason: Reason
+) -> None:
+    following.room.revoke(Scope.DEVICE, DEVICE)
+    await following.follower.ask()
+    assert following.revoked()
+    following.clock.advance(1)
+    following.service.bent = bent
+    assert await following.refusal() is reason
+    assert following.revoked()
+    assert following.follower.age() == 1.0
+    following.service.bent = {}
+    assert not await following.follower.ask()
+    assert following.follower.age() == 0.0
+
+
+async def test_a_new_era_with_an_earlier_epoch_is_stale_until_it_is_whole(following: Following) -> None:
+    following.room.revoke(Scope.DEVICE, DEVICE)
+    following.room.revoke(Scope.GATEWAY, "gateway-7")
+    await following.follower.ask()
+    del following.room.entries[1:]
+    following.service.bent = {"era": 1}
+    assert await following.refusal() is Reason.SNAPSHOT_REQUIRED
+    assert following.follower.age() == float("inf")
+    assert not await following.follower.ask()
+    assert following.revoked()
+    assert following.follower.revocations.state.era == 1
+    assert following.follower.age() == 0.0
+
+
+async def test_an_era_signed_by_somebody_else_clears_nothing(following: Following) -> None:
+    room = following.room
+    room.revoke(Scope.DEVICE, DEVICE)
+    await following.follower.ask()
+    signed = room.signed_by
+    room.signed_by = lambda _statement, body: signed("decision", body)  # type: ignore[method-assign]
+    following.service.bent = {"era": 1, "epoch": 0, "chain": bytes(32)}
+    assert await following.refusal() is Reason.SIGNATURE_INVALID
+    assert following.revoked()
