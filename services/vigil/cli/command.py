@@ -128,7 +128,8 @@ async def run_send(session: "Session", ask: "Ask") -> int:
     if not session.output.json:
         profile = (await sending.profile_of(session, target, intent.body.action)).body
         said = sending.words_of(dict(intent.body.parameters), find_action(profile, intent.body.action))
-        session.output.say(f"{intent.body.action} {said} on {target.device_id} through {target.end.whom}")
+        what = f"{intent.body.action} ({said})" if said else intent.body.action
+        session.output.say(f"{what} on {target.device_id} through {target.end.whom}")
     done = await sending.carry(session, target, intent, device_ids, wait_s=ask.wait_s)
     return sending.conclude(session, done, lambda one: _show_done(session, one))
 

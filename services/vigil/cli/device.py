@@ -16,6 +16,9 @@ app = group("Devices: enrol, look at, hold, quarantine, ban.")
 STATES = ("pending", "active", "quarantined", "banned", "stored", "retired")
 
 WorkOrderOption = Annotated[str, typer.Option("--work-order", "-w", help="Asked for by every change.")]
+WhenOption = Annotated[
+    str, typer.Option("--when", help="now, or idle: staged until no patient is connected.")
+]
 IntentOption = Annotated[
     str, typer.Option("--intent", metavar="ID", help="Finish the intent once another person has approved it.")
 ]
@@ -113,7 +116,7 @@ def show(ctx: typer.Context, device: DeviceArgument, *, gateway: GatewayOption =
         session.output.record({name: item for name, item in value.items() if name not in parts})
         for name, part in parts.items():
             if part is not None:
-                session.output.record(part, title=f"\n{name}")
+                session.output.record(part, title=name)
 
     perform(ctx, work)
 
@@ -179,12 +182,20 @@ def lift(
     *,
     intent: IntentOption = "",
     work_order: WorkOrderOption = "",
+    when: WhenOption = "now",
     expires: Annotated[str, typer.Option("--expires", metavar="DURATION")] = "8h",
     gateway: GatewayOption = "",
 ) -> None:
     """Lift a hold: two people. First run leaves an intent, another approves it, --intent finishes it."""
     _by_effect(
-        ctx, device, "lift-hold", gateway=gateway, intent=intent, work_order=work_order, expires=expires
+        ctx,
+        device,
+        "lift-hold",
+        gateway=gateway,
+        intent=intent,
+        work_order=work_order,
+        expires=expires,
+        when=when,
     )
 
 
@@ -195,6 +206,7 @@ def release(
     *,
     intent: IntentOption = "",
     work_order: WorkOrderOption = "",
+    when: WhenOption = "now",
     expires: Annotated[str, typer.Option("--expires", metavar="DURATION")] = "8h",
     gateway: GatewayOption = "",
 ) -> None:
@@ -207,6 +219,7 @@ def release(
         intent=intent,
         work_order=work_order,
         expires=expires,
+        when=when,
     )
 
 
@@ -236,6 +249,7 @@ def _by_effect(
     intent: str = "",
     work_order: str = "",
     expires: str = "10m",
+    when: str = "now",
 ) -> None:
     """The model's action with this effect, by the way of every command."""
 
@@ -243,7 +257,7 @@ def _by_effect(
         from vigil.cli import sending
         from vigil.cli.command import run_send
         from vigil.cli.durations import milliseconds
-        from vigil.core.statements.bodies import Effect
+        from vigil.core.statements.bodies import Effect, Mode
 
         target = await sending.find_target(session, device, gateway)
         profile = (await sending.profile_of(session, target, effect)).body
@@ -253,6 +267,7 @@ def _by_effect(
             action=action.name,
             intent_id=intent,
             work_order=work_order,
+            mode=Mode(one_of(when, (Mode.NOW, Mode.IDLE), "--when")),
             expires_ms=milliseconds(expires),
             gateway=f"{target.end.gateway_id}={target.end.address}",
         )

@@ -58,7 +58,7 @@ async def show_entry(session: Session, name: str) -> int:
         session.output.value(value)
     else:
         session.output.record(value, hide=("says",))
-        session.output.record(value["says"] or {}, title="\nwhat was signed")
+        session.output.record(value["says"] or {}, title="what was signed")
     return REFUSED if value["verified"] is False else DONE
 
 

@@ -80,9 +80,11 @@ class Output:
             self.value(value)
             return
         if title:
-            print(printable(title))
+            print(f"\n{printable(title)}")
         shown = [
-            (name, item) for name, item in value.items() if name not in hide and item not in ("", [], None)
+            (name, item)
+            for name, item in value.items()
+            if name not in hide and item not in ("", [], {}, None)
         ]
         width = max((len(name) for name, _ in shown), default=0)
         for name, item in shown:

@@ -186,9 +186,9 @@ def _draw(session: Session, value: dict[str, Any]) -> None:
     output.record({name: item for name, item in value.items() if name not in hidden})
     for name in ("intent", "decision"):
         if value.get(name):
-            output.record(value[name], title=f"\n{name}")
+            output.record(value[name], title=name)
     for receipt in value.get("receipts", []):
-        output.record(receipt, title="\nreceipt")
+        output.record(receipt, title="receipt")
     print()
     rows = [("yes" if one["holds"] else "NO", one["what"], one["sentence"]) for one in value["proofs"]]
     output.table(["verified", "what", "how"], rows)

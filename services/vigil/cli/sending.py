@@ -38,6 +38,22 @@ PREPARE_S: Final = 15.0
 """A prepare may let the device attest first."""
 WAIT_S: Final = 30.0
 REASONS: Final = frozenset(str(reason) for reason in Reason)
+HOPELESS: Final = frozenset(
+    {
+        Reason.ROLE_NOT_PERMITTED,
+        Reason.NOT_IN_SCOPE,
+        Reason.CREDENTIAL_REVOKED,
+        Reason.ACTION_UNKNOWN,
+        Reason.PARAMETER_UNKNOWN,
+        Reason.PARAMETER_INVALID,
+        Reason.PARAMETER_OUT_OF_RANGE,
+        Reason.WORK_ORDER_MISSING,
+        Reason.THERAPY_NOT_ENABLED,
+        Reason.FIRMWARE_ROLLBACK,
+        Reason.POLICY_DENIED,
+    }
+)
+"""Refusals that no approval and no waiting lifts: nobody is asked to approve what they would meet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,9 +214,26 @@ def digest_finder(session: Session, target: Target) -> parameters.FindDigest:
 
 
 async def create_intent(session: Session, target: Target, intent: Statement[Intent]) -> pb.IntentRecord:
-    """Leave a signed intent with the gateway, where others approve it."""
+    """Leave a signed intent with the gateway, where others approve it. Raises what approvals cannot lift."""
+    await require_hope(session, target, intent)
     request = pb.CreateIntentRequest(device_ids=[target.device_id], intent=intent.data)
     return await session.call(target.end.whom, target.end.intents.CreateIntent, request)
+
+
+async def require_hope(session: Session, target: Target, intent: Statement[Intent]) -> None:
+    """Refuse now what would be refused after all approvals. What cannot be told now is told then."""
+    request = pb.PreviewCommandRequest(device_id=target.device_id, intent=intent.data)
+    try:
+        found = await session.call(target.end.whom, target.end.commands.PreviewCommand, request)
+    except Refused as error:
+        if error.reason in UNREACHABLE:
+            return
+        raise
+    if found.allowed:
+        return
+    refusals = status.from_status(found.refusal).refusals
+    if any(refusal.reason in HOPELESS for refusal in refusals):
+        raise Refused(refusals)
 
 
 def approvals_missing(record: pb.IntentRecord, device: str) -> Refused:
