@@ -311,7 +311,9 @@ async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) 
 async def check_everything(
     world: World, reader: Any, crowd: Crowd, checkpoints: list[evidence_pb2.Checkpoint]
 ) -> None:
-    newest = await reader.GetCheckpoint(evidence_pb2.GetCheckpointRequest(), wait_for_ready=True)
+    last = max(item.index for item in crowd.acknowledged.values())
+    asked = evidence_pb2.GetInclusionProofRequest(index=last)
+    newest = (await reader.GetInclusionProof(asked, wait_for_ready=True)).checkpoint
     tree = tree_of(world, newest)
     # Every checkpoint that anybody saw is a prefix of the newest one, signed by one key.
     for seen in {checkpoint.size: checkpoint for checkpoint in checkpoints}.values():

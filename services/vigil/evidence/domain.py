@@ -104,6 +104,7 @@ class Leaf:
 
     def encode(self) -> bytes:
         """The one encoding: a CBOR array of eight (docs/protocol.md, Log leaf)."""
+        number = self.number
         return cbor.encode(
             [
                 LEAF_VERSION,
@@ -111,9 +112,7 @@ class Leaf:
                 self.log_time,
                 self.digest,
                 self.signer,
-                None
-                if self.number is None
-                else [self.number.series, self.number.number, self.number.previous],
+                None if number is None else [number.series, number.number, number.previous],
                 [[link.subject, link.number, link.previous] for link in self.subjects],
                 list(self.bodies),
             ]
@@ -330,15 +329,15 @@ def root_and_paths(leaf_hashes: Sequence[bytes]) -> tuple[bytes, tuple[tuple[byt
         level = levels[-1]
         above = [node_hash(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
         levels.append(above + level[-1:] if len(level) % 2 else above)
-    paths = tuple(
-        tuple(
-            level[(index >> height) ^ 1]
-            for height, level in enumerate(levels)
-            if (index >> height) ^ 1 < len(level)
-        )
-        for index in range(len(leaf_hashes))
-    )
-    return (levels[-1][0] if levels[-1] else EMPTY_ROOT), paths
+    paths = []
+    for index in range(len(leaf_hashes)):
+        path, at = [], index
+        for level in levels:
+            if at ^ 1 < len(level):
+                path.append(level[at ^ 1])
+            at >>= 1
+        paths.append(tuple(path))
+    return (levels[-1][0] if levels[-1] else EMPTY_ROOT), tuple(paths)
 
 
 def extend(frontier: Frontier, leaf_hashes: Iterable[bytes]) -> tuple[Frontier, tuple[Node, ...]]:

@@ -210,8 +210,8 @@ class LogReader:
         return await self._database.read(read)
 
     async def checkpoint(self) -> Checkpoint:
-        """The newest checkpoint; one that covers everything acknowledged so far."""
-        return await self._checkpointer.sign()
+        """The newest checkpoint, at most about a second behind the log. A proof of something newer brings its own."""
+        return await self._checkpointer.newest()
 
     async def inclusion(self, index: int, size: int) -> Inclusion:
         """Prove a leaf under the checkpoint of ``size`` leaves, 0 for the newest. Raises RESOURCE_NOT_FOUND."""

@@ -52,6 +52,8 @@ METADATA = MetaData()
 _KEYS_A_QUERY: Final = 400
 ROWS_A_STATEMENT: Final = 128
 """Rows inserted at once; SQLite takes 32,766 parameters (https://sqlite.org/limits.html)."""
+_REPEATABLE: Final = ("qmark", "format")
+"""Styles of placeholders (PEP 249) that are all the same, so that a statement can be written for any number of rows."""
 _INDEX = BigInteger().with_variant(Integer, "sqlite")
 """SQLite makes only an INTEGER the key of the table itself; there it holds 64 bits too."""
 
@@ -227,7 +229,7 @@ def _bulk(connection: Connection, table: Table, rows: Sequence[tuple[object, ...
 @cache
 def _insert_sql(table: Table, dialect: Dialect) -> tuple[str, str] | None:
     """``INSERT INTO … VALUES`` and one row's placeholders; None where the driver wants names."""
-    if not dialect.positional:
+    if dialect.paramstyle not in _REPEATABLE:
         return None
     head, values, group = str(insert(table).compile(dialect=dialect)).rpartition("VALUES ")
     return head + values, group
@@ -316,15 +318,31 @@ def load_heads(connection: Connection, subjects: Iterable[str]) -> dict[str, Sub
 @cache
 def _head_sql(dialect: Dialect) -> str | None:
     """The look-up of a head, compiled once: a fleet's first records ask for every one of it."""
-    return str(_HEAD.compile(dialect=dialect)) if dialect.positional else None
+    return str(_HEAD.compile(dialect=dialect)) if dialect.paramstyle in _REPEATABLE else None
 
 
 def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
     """Find the log index of each statement that is on record."""
     found: dict[bytes, int] = {}
+    sql = _digests_sql(connection.dialect)
     for page in _pages(digests):
-        found.update((digest, index) for digest, index in connection.execute(_PLACES, {"digests": page}))
+        if sql is None:
+            rows = connection.execute(_PLACES, {"digests": page})
+        else:
+            places = ", ".join((sql[1],) * len(page))
+            rows = connection.exec_driver_sql(f"{sql[0]} IN ({places})", tuple(page))
+        found |= {digest: index for digest, index in rows}  # noqa: C416 - rows are tuples of another type
     return found
+
+
+@cache
+def _digests_sql(dialect: Dialect) -> tuple[str, str] | None:
+    """The look-up up to its list, and one placeholder; None where placeholders are numbered or named."""
+    if dialect.paramstyle not in _REPEATABLE:
+        return None
+    one = select(ENTRY.c.digest, ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
+    head, _, placeholder = str(one.compile(dialect=dialect)).rpartition(" = ")
+    return head, placeholder
 
 
 def load_chain(connection: Connection, thumbprint: bytes) -> tuple[bytes, ...]:

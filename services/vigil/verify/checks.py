@@ -7,8 +7,9 @@ The invariants of a record that passed all of them:
 * the log promised to record it (`recorded`), at this index and time;
 * the leaf stands at that index in the tree that a checkpoint of the log signs.
 
-Not checked here: revocation. What a revoked signer signed before stays evidence; the revocation itself is on
-record, and its time tells which came first.
+Not checked here: what the statement's body says, which may be newer than this verifier; and revocation. What a
+revoked signer signed before stays evidence; the revocation itself is on record, and its time tells which came
+first.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from vigil.core.certificates import ChainVerifier, Identity, Kind
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash, verify_consistency, verify_inclusion
 from vigil.core.statements.bodies import Recorded
-from vigil.core.statements.envelope import check, read, read_any
+from vigil.core.statements.envelope import check, read, read_envelope
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence.domain import (
     decode_leaf,
@@ -57,7 +58,7 @@ def check_statement(record: Record, verifier: ChainVerifier) -> Identity:
     """Provenance: who signed this statement, and that the leaf says the same. Raises as the checks do."""
     leaf = decode_leaf(record.leaf)
     data = cose.with_chain(record.statement, record.chain) if record.chain else record.statement
-    statement = read_any(data)
+    statement = read_envelope(data)
     if not compare_digest(statement.digest, leaf.digest):
         raise _mismatch("the leaf is of another statement")
     if (str(statement.kind), statement.signer, statement.number) != (leaf.kind, leaf.signer, leaf.number):

@@ -6,12 +6,12 @@ import sqlite3
 import pytest
 
 from tests.unit.evidence.conftest import DEVICE, Log, World, Writer, new_key, submission
-from vigil.core import cose, merkle
+from vigil.core import cbor, cose, merkle
 from vigil.core.certificates import ChainVerifier
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash
 from vigil.core.statements.bodies import Recorded
-from vigil.core.statements.envelope import check, read
+from vigil.core.statements.envelope import check, read, read_any
 from vigil.errors import Reason, Refused
 from vigil.evidence import sequencer as sequencer_module
 from vigil.evidence import store
@@ -156,6 +156,20 @@ def of_another_domain(world: World) -> bytes:
 
 def by_a_gateway(world: World) -> bytes:
     return Writer(world.pki.gateway(), world.clock).hold().data
+
+
+async def test_a_body_that_is_newer_than_the_log_is_recorded(world: World, log: Log) -> None:
+    log.start()
+    writer = world.writer()
+    hold = writer.hold()
+    body = cbor.encode({**cbor.decode(hold.sign1.payload), "of-a-later-version": True})
+    claims = hold.sign1.claims
+    newer = cose.sign(
+        writer.credential.signer, content_type="application/vigil.hold+cbor", claims=claims, payload=body
+    )
+    with pytest.raises(Refused):
+        read_any(newer)
+    assert (await log.sequencer.append(Submission(statement=newer))).index == 0
 
 
 async def test_a_signer_is_judged_at_the_moment_of_signing(world: World, log: Log) -> None:
