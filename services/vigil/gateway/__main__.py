@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import structlog
+from prometheus_client import Gauge
 
 from vigil.api.gateway.v1 import gateway_pb2_grpc
+from vigil.api.identity.v1 import identity_pb2
 from vigil.core.classes import SAFETY_PERIOD_S
 from vigil.core.clock import Entropy
 from vigil.core.revocations import ReadEntry
@@ -50,6 +52,7 @@ from vigil.gateway.servicer import (
     IntentServicer,
 )
 from vigil.gateway.trust import Trust
+from vigil.rpc.access import not_in_scope
 from vigil.rpc.channel import Channel, Channels
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
@@ -107,6 +110,21 @@ class Gateway:
             )
         }
         self._wire()
+        self._measure()
+
+    def _measure(self) -> None:
+        """What Prometheus may ask at any moment."""
+        registry = self._process.metrics
+        devices = Gauge("vigil_gateway_connected_devices", "Devices with a stream.", registry=registry)
+        devices.set_function(lambda: len(self.sessions))
+        lease = Gauge(
+            "vigil_gateway_lease_age_seconds",
+            "Since the sending of the newest answered challenge.",
+            registry=registry,
+        )
+        lease.set_function(self.revocations.lease_age)
+        epoch = Gauge("vigil_gateway_revocation_epoch", "The epoch that is enforced.", registry=registry)
+        epoch.set_function(lambda: self.revocations.state.epoch)
 
     def _wire(self) -> None:
         """The use cases, and the server over them."""
@@ -275,6 +293,7 @@ class Gateway:
         while True:
             await replica.synced.wait()
             source.complete()
+            self._part_with_strangers()
             try:
                 async with asyncio.timeout(SAVE_INTERVAL_S * 5):
                     await source.changed()
@@ -287,6 +306,13 @@ class Gateway:
                 self._log.error("directory_not_saved", source=source.name, reason=str(refusal))
                 await asyncio.sleep(SAVE_AGAIN_S)
                 source.touch()
+
+    def _part_with_strangers(self) -> None:
+        """A device that moved to another site, or was retired, loses its stream here."""
+        for session in self.sessions:
+            device = self.directory.device(session.device_id)
+            if device is None or device.state == identity_pb2.DEVICE_STATE_RETIRED:
+                session.end(not_in_scope())
 
     def _restricted(self, taken: Sequence[ReadEntry]) -> None:
         """At once, from memory: open streams are cut, nonces dropped."""

@@ -82,14 +82,15 @@ class Attestation:
         upward = attestation_pb2.AttestItem()
         upward.CopyFrom(item)
         upward.device_id = device_id
-        submitted = item.WhichOneof("message") == "submission"
         try:
             outcome = await self._exchange.call(upward, timeout=RELAY_S)
             if outcome.WhichOneof("message") == "result":
                 self._take(device_id, outcome.result)
-        finally:
-            if submitted:
                 self._wake(device_id)
+        except Refused:
+            # Nothing more is to come of this attempt: whoever waits goes on with what there is.
+            self._wake(device_id)
+            raise
         return outcome
 
     def _take(self, device_id: str, data: bytes) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from vigil.core import cbor
-from vigil.core.statements.bodies import Outcome, Receipt
+from vigil.core.statements.bodies import Receipt
 from vigil.core.statements.envelope import Statement, read
-from vigil.gateway.domain import FINAL, REFUSED, UNSETTLED, outcome_of
+from vigil.gateway.domain import REFUSED, UNSETTLED, outcome_of
 from vigil.gateway.store import COMMAND, RECEIPT, digest_range, is_prefix
 
 KEPT_REFUSALS: Final = 10_000
@@ -20,7 +20,8 @@ RECENT: Final = 16_384
 MAX_OPEN_REQUESTS: Final = 64
 """Requests of one device that are asked about when it comes back."""
 
-_FINAL = frozenset(str(outcome) for outcome in FINAL)
+_PUT_COMMAND = insert(COMMAND).prefix_with("OR REPLACE")
+_PUT_RECEIPT = insert(RECEIPT).prefix_with("OR IGNORE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +63,7 @@ def put_command(connection: Connection, row: CommandRow) -> None:
     """Write or replace a command's row."""
     values = {name: getattr(row, name) for name in CommandRow.__slots__}
     values["approvals"] = cbor.encode(list(row.approvals))
-    connection.execute(delete(COMMAND).where(COMMAND.c.digest == row.digest))
-    connection.execute(insert(COMMAND), values)
+    connection.execute(_PUT_COMMAND, values)
 
 
 def put_receipts(connection: Connection, receipts: Sequence[KeptReceipt]) -> list[Statement[Receipt]]:
@@ -72,7 +72,7 @@ def put_receipts(connection: Connection, receipts: Sequence[KeptReceipt]) -> lis
     for receipt in receipts:
         body = receipt.statement.body
         done = connection.execute(
-            insert(RECEIPT).prefix_with("OR IGNORE"),
+            _PUT_RECEIPT,
             {
                 "digest": receipt.statement.digest,
                 "intent": body.intent,
@@ -217,11 +217,6 @@ def prune(connection: Connection) -> None:
     ).scalar()
     if oldest is not None:
         connection.execute(delete(RECEIPT).where(RECEIPT.c.create_time <= oldest))
-
-
-def is_final(outcome: str) -> bool:
-    """Whether nothing more is to come for a command with this outcome."""
-    return outcome in _FINAL or outcome == str(Outcome.REFUSED)
 
 
 def _row(row: Row[Any]) -> CommandRow:

@@ -32,7 +32,6 @@ SAFETY_ROLE: Final = "safety"
 
 ANSWERING: Final = frozenset(Outcome) - {Outcome.ACCEPTED}
 """Outcomes that answer a command: staged, or final. *Accepted* alone says nothing yet."""
-FINAL: Final = ANSWERING - {Outcome.STAGED}
 
 REFUSED, FORWARDED, UNKNOWN = "refused", "forwarded", "unknown"
 """What a command's record says while no receipt speaks for it."""

@@ -2,6 +2,7 @@
 
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.core.certificates import Identity
+from vigil.core.commands import check_parameters
 from vigil.core.statements.bodies import ActionClass, Approval, Intent
 from vigil.core.statements.envelope import read
 from vigil.errors import Refusal, Refused
@@ -39,7 +40,9 @@ class Preview:
         for approval in approvals:
             read(approval, Approval)
         response = gateway_pb2.PreviewCommandResponse()
-        if target.spec.action_class is not ActionClass.S1:
+        if target.spec.action_class is ActionClass.S1:
+            refusals += check_parameters(target.spec, intent.body.parameters)
+        else:
             refusals += await self._policy(device.device_id, intent.data, approvals, response)
         response.allowed = not refusals
         if refusals:
