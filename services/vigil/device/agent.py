@@ -11,7 +11,7 @@ from typing import Any, Final
 from vigil.core.clock import Clock, Entropy
 from vigil.core.keys import KeySigner
 from vigil.core.revocations import Lease
-from vigil.core.statements.bodies import Acknowledgement, Evidence, Scope
+from vigil.core.statements.bodies import Acknowledgement, Evidence, LogHead, Scope
 from vigil.core.statements.envelope import Scribe, Statement
 from vigil.device import domain, messages, snapshot
 from vigil.device.enrol import possession
@@ -87,6 +87,7 @@ class DeviceAgent:
             entropy=entropy,
             sign=self._sign,
             claims=self._claims,
+            settle=self._check_flash,
             log=self._log,
             journal=self._journal,
         )
@@ -360,9 +361,12 @@ class DeviceAgent:
             _LOG.warning("%s: certificates not renewed: %s", self.device_id, message.error)
             return
         certificates = message.certificates
+        if certificates.trust_json:
+            self._trust.take_trust(certificates.trust_json)
         KeySigner(self._hardware.attestation_key, certificates.attestation_chain)
-        self._trust.take_certificates(certificates.attestation_chain, certificates.trust_json)
+        identity = self._trust.check_renewed(certificates.attestation_chain, certificates.tls_chain)
         self._hardware.secure_element.install_tls(certificates.tls_chain)
+        self._trust.keep_certificates(certificates.attestation_chain, identity)
         self._scribe = self._new_scribe()
         self.reconnect_wanted = True
 
@@ -402,10 +406,22 @@ class DeviceAgent:
             self._state.started()
             self._leaf(LeafKind.BOOT, started.digest, self._hardware.slots.build.version)
             self._executor.after_start(started)
+            self._log_measurements(started.digest)
             self._trust.keep_floor()
         if self._trust.profile is not None:
             self._executor.restore(self._view())
         return started.digest
+
+    def _log_measurements(self, firmware: bytes) -> None:
+        """What is in force now, where the log says otherwise or nothing yet: nobody's permit led to it."""
+        configuration = self._hardware.configuration
+        for kind, digest in (
+            (LeafKind.FIRMWARE, firmware),
+            (LeafKind.CONFIGURATION, configuration.digest),
+            (LeafKind.LIBRARY, configuration.library_digest),
+        ):
+            if self._log.last(kind) != digest:
+                self._leaf(kind, digest, "found at start")
 
     def _check_flash(self) -> None:
         """What runs is measured again when the flash has changed; a change nobody ordered is logged and attested."""
@@ -436,14 +452,12 @@ class DeviceAgent:
             trust=self._trust, hardware=self._hardware, state=self._state, bound_size=self._log.bound_size
         )
 
-    def _claims(self, nonce: bytes) -> Evidence:
-        """A change of the flash is logged before the head is signed."""
-        self._check_flash()
+    def _claims(self, nonce: bytes, head: LogHead) -> Evidence:
         return snapshot.claims(
             nonce,
             hardware=self._hardware,
             state=self._state,
-            log=self._log.head(),
+            log=head,
             now=self._time.now(),
             uptime=int(self._clock.monotonic() - self._started),
         )

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vigil.core import cbor
 from vigil.core.clock import Clock, Entropy
-from vigil.core.statements.bodies import Evidence, Profile
+from vigil.core.statements.bodies import Evidence, LogHead, Profile
 from vigil.core.statements.envelope import Statement
 from vigil.device.journal import Journal
 from vigil.device.measurement_log import MeasurementLog
@@ -22,8 +22,11 @@ RETRY_S: Final = 2.0
 DEFAULT_INTERVAL_S: Final = 20.0
 """Until a profile is there."""
 
-Claims = Callable[[bytes], Evidence]
-"""Makes the evidence's body around a challenge's nonce, from the device as it is at this moment."""
+MAX_LEAVES: Final = 4096
+"""Leaves in one submission, as the verifier takes them; a longer log is sent in parts, each under its own head."""
+
+Claims = Callable[[bytes, LogHead], Evidence]
+"""Makes the evidence's body around a challenge's nonce and a head, from the device as it is at this moment."""
 
 
 class Attester:
@@ -36,12 +39,14 @@ class Attester:
         entropy: Entropy,
         sign: Callable[[Any], Statement[Any]],
         claims: Claims,
+        settle: Callable[[], None],
         log: MeasurementLog,
         journal: Journal,
     ) -> None:
         self._clock = clock
         self._sign = sign
         self._claims = claims
+        self._settle = settle
         self._log = log
         self._journal = journal
         # Call ids of attestations carry a random start, so that a late answer from before a restart meets nothing.
@@ -87,13 +92,20 @@ class Attester:
         return ChallengeRequest(call_id)
 
     def challenged(self, challenge: Challenge) -> list[Submission]:
-        """Answer a challenge that was asked for; any other is ignored."""
+        """Answer a challenge that was asked for; any other is ignored. Raises STORAGE_UNAVAILABLE."""
         if challenge.call_id not in self._calls:
             return []
-        self._again = False
-        evidence = self._sign(self._claims(challenge.nonce))
+        # What has changed unnoticed is logged before the head is signed.
+        self._settle()
         first = min(challenge.log_size, self._log.size)
-        leaves = tuple(self._log.leaves(first=first))
+        end = min(self._log.size, first + MAX_LEAVES)
+        partial = end < self._log.size
+        self._again = partial
+        head = self._log.head_at(end) if partial else self._log.head()
+        evidence = self._sign(self._claims(challenge.nonce, head))
+        if partial:
+            self._log.raise_counter()
+        leaves = tuple(self._log.leaves(first=first, end=end))
         permits = [leaf["permit"] for leaf in map(cbor.decode, leaves) if "permit" in leaf]
         self._deadline = self._clock.monotonic() + ANSWER_S
         return [

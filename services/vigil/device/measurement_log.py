@@ -18,6 +18,7 @@ MAX_DETAIL = 64
 _FRONTIER = "log.frontier"
 _BOUND = "log.bound"
 _COUNTER = "log.counter"
+_LAST = "log.last"
 
 
 class LeafKind(StrEnum):
@@ -34,6 +35,9 @@ class LeafKind(StrEnum):
 
 BINDING = frozenset({LeafKind.BOOT, LeafKind.FIRMWARE, LeafKind.CONFIGURATION})
 """After one of these, what was appraised before says nothing about the device as it is (Device check 5)."""
+
+MEASURED = frozenset({LeafKind.FIRMWARE, LeafKind.CONFIGURATION, LeafKind.LIBRARY})
+"""Whoever reads the log takes the newest of each for what is in force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,22 @@ class MeasurementLog:
         """Size, root and counter at this moment."""
         return LogHead(self._frontier.size, self._frontier.root(), int(self._store.get(_COUNTER, 0)))
 
+    def head_at(self, size: int) -> LogHead:
+        """The head as of an earlier size, with today's counter; for sending a long log in parts."""
+        rows = self._store.execute("SELECT data FROM leaves WHERE place < ? ORDER BY place", (size,))
+        root = merkle.tree_root([merkle.leaf_hash(row[0]) for row in rows])
+        return LogHead(size, root, int(self._store.get(_COUNTER, 0)))
+
+    def raise_counter(self) -> None:
+        """Let the next head count as a later one though no leaf was added."""
+        with self._store.transaction():
+            self._store.put(_COUNTER, self._secure_element.increment())
+
+    def last(self, kind: LeafKind) -> bytes | None:
+        """The digest in the newest leaf of a measured kind."""
+        digest: bytes | None = self._store.get(_LAST, {}).get(str(kind))
+        return digest
+
     def append(self, leaf: Leaf) -> None:
         """Append one leaf; inside a transaction. Raises STORAGE_UNAVAILABLE."""
         if not self._counted:
@@ -98,10 +118,15 @@ class MeasurementLog:
         self._store.put(_FRONTIER, self._frontier.to_list())
         if leaf.kind in BINDING:
             self._store.put(_BOUND, self._frontier.size)
+        if leaf.kind in MEASURED:
+            self._store.put(_LAST, {**self._store.get(_LAST, {}), str(leaf.kind): leaf.digest})
 
-    def leaves(self, *, first: int) -> Sequence[bytes]:
-        """Every leaf from ``first`` on, in order."""
-        rows = self._store.execute("SELECT data FROM leaves WHERE place >= ? ORDER BY place", (first,))
+    def leaves(self, *, first: int, end: int | None = None) -> Sequence[bytes]:
+        """The leaves from ``first`` on, in order, up to but not including ``end``."""
+        rows = self._store.execute(
+            "SELECT data FROM leaves WHERE place >= ? AND place < ? ORDER BY place",
+            (first, self.size if end is None else end),
+        )
         return [row[0] for row in rows]
 
     def _stored(self) -> Frontier:

@@ -143,13 +143,27 @@ class Trust:
         self.verifier = verifier
         return True
 
-    def take_certificates(self, chain: Sequence[bytes], trust_json: str) -> None:
-        """Take renewed certificates of the same device; the site may be another. Raises CERTIFICATE_INVALID."""
-        if trust_json:
-            self.take_trust(trust_json)
-        identity = _device_identity(self.verifier, chain)
-        if identity.id != self.identity.id or identity.key_thumbprint != self.identity.key_thumbprint:
-            raise refused(Reason.CERTIFICATE_INVALID, "the renewed certificate is another device's")
+    def check_renewed(self, chain: Sequence[bytes], tls_chain: Sequence[bytes]) -> Identity:
+        """Renewed certificates are this device's and newer; the site may be another. Raises CERTIFICATE_INVALID.
+
+        An older chain of the same key would take the device back to a site that it has left.
+        """
+        identity, tls = _device_identity(self.verifier, chain), self.verifier.remember(tls_chain)
+        same_key = identity.key_thumbprint == self.identity.key_thumbprint
+        if not same_key or (identity.id, tls.id, tls.kind) != (
+            self.identity.id,
+            self.identity.id,
+            Kind.DEVICE,
+        ):
+            raise refused(Reason.CERTIFICATE_INVALID, "the renewed certificates are another device's")
+        if tls.statements or identity.operational_until < self.identity.operational_until:
+            raise refused(
+                Reason.CERTIFICATE_INVALID, "the renewed certificates are older than the device's own"
+            )
+        return identity
+
+    def keep_certificates(self, chain: Sequence[bytes], identity: Identity) -> None:
+        """Use what was checked from now on."""
         with self._store.transaction():
             self._store.put(_CHAIN, list(chain))
         self.chain, self.identity = tuple(chain), identity

@@ -83,7 +83,7 @@ def test_a_reset_returns_to_the_factorys_settings(site: PumpSite, pump: TestPump
     answer = pump.command("factory-reset", approvers=(site.approver, site.second_approver))
     assert receipt(answer).outcome is b.Outcome.APPLIED
     assert pump.hardware.configuration.settings == {"occlusion_pressure": 250, "language": "en"}
-    assert [leaf["kind"] for leaf in leaves(pump)].count("library") == 1
+    assert [leaf["kind"] for leaf in leaves(pump)][-3:] == ["configuration", "library", "receipt"]
 
 
 def test_a_receipt_is_asked_for_without_a_permit(pump: TestPump) -> None:
@@ -379,7 +379,11 @@ def test_an_update_is_staged_activated_and_proved_by_measurement(site: PumpSite,
     assert outcomes(pump, request_id) == [b.Outcome.STAGED, b.Outcome.APPLIED]
     assert pump.hardware.slots.measure() == sha256(NEW_FIRMWARE)
     assert pump.agent.status().firmware_version == "1.6.4"
-    assert [leaf["digest"] for leaf in leaves(pump) if leaf["kind"] == "firmware"] == [sha256(NEW_FIRMWARE)]
+    started = [leaf for leaf in leaves(pump) if leaf["kind"] == "firmware"]
+    assert [leaf["digest"] for leaf in started] == [sha256(FIRMWARE), sha256(NEW_FIRMWARE)]
+    assert "permit" not in started[0]
+    staged_permit = read(pump.agent._journal.receipts(request_id)[0], b.Receipt).body.permit
+    assert started[1]["permit"] == staged_permit
     pump.restart()
     assert outcomes(pump, request_id) == [b.Outcome.STAGED, b.Outcome.APPLIED]
 
@@ -577,6 +581,39 @@ def test_a_change_while_evidence_is_on_its_way_leads_to_another_one(pump: TestPu
     assert of_kind(pump.agent.tick(), messages.ChallengeRequest) == []
     pump.agent.handle(messages.Appraised(submission.call_id, None))
     assert len(of_kind(pump.agent.tick(), messages.ChallengeRequest)) == 1
+
+
+def test_what_is_in_force_is_logged_once_and_again_when_it_was_changed_behind_the_logs_back(
+    pump: TestPump,
+) -> None:
+    measured = ("firmware", "configuration", "library")
+    assert [leaf["kind"] for leaf in leaves(pump) if leaf["kind"] in measured] == list(measured)
+    tamper_firmware(pump.hardware.slots.image, b"malware")
+    pump.restart()
+    pump.restart()
+    found = [leaf for leaf in leaves(pump) if leaf["kind"] in measured][3:]
+    assert [(leaf["kind"], leaf["digest"]) for leaf in found] == [("firmware", sha256(b"malware"))]
+
+
+def test_a_long_log_travels_in_parts(pump: TestPump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vigil.device.evidence.MAX_LEAVES", 3)
+    held, counter = Frontier.empty(), -1
+    out = online(pump)
+    for part in range(10):
+        submission = attest(pump, out, log_size=held.size)
+        assert len(submission.leaves) <= 3
+        held = held.extend(merkle.leaf_hash(leaf) for leaf in submission.leaves)
+        head = read(submission.evidence, b.Evidence).body.log
+        assert (held.size, held.root()) == (head.size, head.root)
+        assert head.counter > counter
+        counter = head.counter
+        pump.agent.handle(messages.Appraised(submission.call_id, None))
+        out = pump.agent.tick()
+        if held.size == pump.agent._log.size:
+            assert part > 0
+            assert of_kind(out, messages.ChallengeRequest) == []
+            return
+    raise AssertionError("the log never arrived")
 
 
 def test_the_gateway_may_ask_at_any_time(pump: TestPump) -> None:
@@ -786,10 +823,16 @@ def test_certificates_are_renewed_in_time_by_the_puf_key(site: PumpSite, pump: T
     key = pump.hardware.secure_element.pending_tls_key()
     tls = site.pki.device(pump.device_id, private_key=key, sites=("site-2",))
     attester = site.pki.attester(pump.device_id, private_key=pump.hardware.attestation_key, sites=("site-2",))
-    other = site.pki.attester(pump.device_id, private_key=new_private_key())
-    wrong = messages.Certificates(tls.chain, other.chain, "")
-    pump.agent.handle(messages.Renewed(wrong, None))
-    assert not pump.agent.reconnect_wanted
+    foreign = site.pki.attester(pump.device_id, private_key=new_private_key())
+    older = site.pki.attester(
+        pump.device_id,
+        private_key=pump.hardware.attestation_key,
+        operational_until=site.clock.now() + 3_600_000,
+        not_after=site.clock.now() + 7_200_000,
+    )
+    for wrong in (foreign.chain, older.chain, tls.chain):
+        pump.agent.handle(messages.Renewed(messages.Certificates(tls.chain, wrong, ""), None))
+        assert not pump.agent.reconnect_wanted
     pump.agent.handle(messages.Renewed(messages.Certificates(tls.chain, attester.chain, ""), None))
     assert pump.agent.reconnect_wanted
     assert pump.agent.trust.identity.sites == ("site-2",)
