@@ -147,6 +147,9 @@ def appraise(
     status = tier(vector.values())
     if not identity and status is not TrustTier.CONTRAINDICATED:
         kept = replace(kept, security_version=evidence.security_version)
+    if not identity and vector["configuration"] == OK:
+        # A device logs its configuration when it changes; the first one is known from what it measured.
+        kept = replace(kept, configuration=evidence.measurements.configuration)
     return Appraisal(status=status, vector=vector, reasons=tuple(reasons), known=kept)
 
 

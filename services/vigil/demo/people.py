@@ -1,4 +1,4 @@
-"""The people of the demonstration: each with a key made here, a credential from identity, and a session of their own."""
+"""The people of the demonstration: each with a key made here, a credential from identity, a session of their own."""
 
 from dataclasses import dataclass
 from pathlib import Path

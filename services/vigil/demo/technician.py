@@ -1,7 +1,7 @@
 """What a person does with a pump, as the command line does it: prepare, sign, submit, believe signatures only."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vigil.api.gateway.v1 import gateway_pb2
@@ -45,6 +45,7 @@ class Hand:
     def __init__(self, world: World, who: str, site: str) -> None:
         self.session: Session = world.people[who]
         self.end: GatewayEnd = world.gateway_end(who, site)
+        self._commands: dict[bytes, list[bytes]] = {}  # this hand's commands, by intent
 
     def intent(
         self,
@@ -83,7 +84,14 @@ class Hand:
         intent = self.intent(pump, action, parameters or {}, mode=mode)
         return await self.finish(pump, intent, seconds=seconds)
 
-    async def finish(self, pump: PumpAt, intent: Statement[Intent], *, seconds: float = SUBMIT_S) -> Done:
+    async def finish(
+        self,
+        pump: PumpAt,
+        intent: Statement[Intent],
+        *,
+        seconds: float = SUBMIT_S,
+        before_submit: Callable[[], None] | None = None,
+    ) -> Done:
         """Prepare, bind the nonce, submit. Raises what refuses it, or OUTCOME_UNKNOWN."""
         prepared = await self.session.call(
             self.end.whom,
@@ -100,10 +108,14 @@ class Hand:
         request = gateway_pb2.SubmitCommandRequest(
             device_id=pump.device_id, intent=intent.data, command=command.data
         )
+        ours = self._commands.setdefault(intent.digest, [])
+        ours.append(command.digest)
+        if before_submit is not None:
+            before_submit()
         response = await self.session.call(
             self.end.whom, self.end.commands.SubmitCommand, request, timeout=seconds
         )
-        return self._believed(pump, intent, response, [command.digest], prepared.attestation_chain)
+        return self._believed(pump, intent, response, ours, prepared.attestation_chain)
 
     async def ask_again(self, pump: PumpAt, intent: Statement[Intent]) -> Done:
         """The same request id, without a permit: what became of it?"""

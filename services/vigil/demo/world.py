@@ -22,12 +22,15 @@ from vigil.core.keys import KeySigner, new_private_key
 from vigil.core.profiles import profile_from_json
 from vigil.core.statements.bodies import Baseline, BaselineKind, Profile, Release, Voucher
 from vigil.core.statements.envelope import Scribe
-from vigil.demo.fleet import FleetProcess
-from vigil.demo.installation import RunningInstallation
+from vigil.demo.fleet import ControlLine, FleetProcess
+from vigil.demo.installation import START_S, RunningInstallation
 from vigil.demo.people import Cast, admin_session, appoint
+from vigil.demo.processes import Child
+from vigil.demo.relay import Relay
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
 from vigil.errors import Reason, Refused, refused
 from vigil.run import manufacturer
+from vigil.run.configs import GATEWAY_PEERS
 from vigil.run.gateways import choose_address, write_gateway
 from vigil.run.layout import DataFolder
 
@@ -38,6 +41,8 @@ GTIN = "09504000059118"
 FIRMWARE_BYTES = 400_000
 """Small enough to move in a second, large enough to need several chunks."""
 ENROL_AT_ONCE = 8
+HOSTILE_SITE, CUT_SITE = 2, 3
+"""Places in the list of sites."""
 VALID_MS = 365 * 86_400_000
 
 Progress = Callable[[str, int, int], None]
@@ -82,6 +87,9 @@ class World:
     fleets: list[FleetProcess] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
     profile: Profile | None = None
+    relays: dict[str, Relay] = field(default_factory=dict)  # service -> the wire of the fourth site's gateway
+    hostile: Child | None = None
+    tap: ControlLine | None = None  # the attacker's hand on the third site's gateway
 
     @property
     def folder(self) -> DataFolder:
@@ -95,6 +103,11 @@ class World:
     async def close(self) -> None:
         """Stop the pumps and forget the sessions."""
         await asyncio.gather(*(fleet.stop() for fleet in self.fleets))
+        if self.tap is not None:
+            self.tap.close()
+        if self.hostile is not None:
+            await self.hostile.stop()
+        await asyncio.gather(*(relay.stop() for relay in self.relays.values()))
         for session in self.people.values():
             await session.close()
 
@@ -204,6 +217,27 @@ def cast_of(sites: list[str]) -> list[Cast]:
             privileged=True,
         ),
         Cast(
+            name="hal",
+            display_name="Hal, technician behind the captured gateway",
+            organization=HOSPITALS,
+            roles=("technician",),
+            sites=(sites[HOSTILE_SITE],),
+        ),
+        Cast(
+            name="dan",
+            display_name="Dan, technician behind the cut wire",
+            organization=HOSPITALS,
+            roles=("technician",),
+            sites=(sites[CUT_SITE],),
+        ),
+        Cast(
+            name="sia",
+            display_name="Sia, safety officer behind the cut wire",
+            organization=HOSPITALS,
+            roles=("safety",),
+            sites=(sites[CUT_SITE],),
+        ),
+        Cast(
             name="sam",
             display_name="Sam, safety officer",
             organization=HOSPITALS,
@@ -270,29 +304,63 @@ async def _appoint_everybody(world: World) -> None:
 
 
 async def _open_sites(world: World) -> None:
-    """A gateway at every site; `vigil up` finds their folders and starts them."""
-    admin = world.people["admin"]
-    for site in world.sites:
-        gateway_id = f"gw-{site}"
-        key = new_private_key()
-        address = choose_address(world.folder)
-        gateway = identity_pb2.Gateway(
-            gateway_id=gateway_id, organization_id=HOSPITALS, site_id=site, address=address
-        )
-        request = identity_pb2.CreateGatewayRequest(gateway=gateway, csr_pem=make_request(key).decode())
-        made = await admin.call("identity", admin.registry.CreateGateway, request)
-        write_gateway(
-            world.folder,
-            gateway_id=gateway_id,
-            site_id=site,
-            organization_id=HOSPITALS,
-            address=address,
-            trust_domain=world.installation.trust_domain,
-            certificate_pem=made.certificate.certificate_pem,
-            trust_json=world.folder.trust.read_text(),
-            private_key=key,
-        )
-        world.gateways[site] = gateway_id
+    """A gateway at every site; `vigil up` finds their folders and starts them.
+
+    The third site's gateway is a captured one, started apart; the fourth one's wires to the control plane lead
+    through relays that can fall silent.
+    """
+    endpoints = world.folder.read_endpoints()
+    for place, site in enumerate(world.sites):
+        if place == HOSTILE_SITE:
+            captured = DataFolder(world.home / "captured")
+            captured.path.mkdir(mode=0o700)
+            captured.write_endpoints(endpoints)
+            await _open_site(world, site, folder=captured)
+            await _start_hostile(world, captured, site)
+        elif place == CUT_SITE:
+            for service in (*GATEWAY_PEERS, "edge"):
+                world.relays[service] = Relay(endpoints[service])
+            wires = {service: await relay.start() for service, relay in world.relays.items()}
+            await _open_site(world, site, folder=world.folder, endpoints=wires)
+        else:
+            await _open_site(world, site, folder=world.folder)
+
+
+async def _open_site(
+    world: World, site: str, *, folder: DataFolder, endpoints: dict[str, str] | None = None
+) -> None:
+    admin, gateway_id = world.people["admin"], f"gw-{site}"
+    key = new_private_key()
+    address = choose_address(world.folder)
+    gateway = identity_pb2.Gateway(
+        gateway_id=gateway_id, organization_id=HOSPITALS, site_id=site, address=address
+    )
+    request = identity_pb2.CreateGatewayRequest(gateway=gateway, csr_pem=make_request(key).decode())
+    made = await admin.call("identity", admin.registry.CreateGateway, request)
+    write_gateway(
+        folder,
+        gateway_id=gateway_id,
+        site_id=site,
+        organization_id=HOSPITALS,
+        address=address,
+        trust_domain=world.installation.trust_domain,
+        certificate_pem=made.certificate.certificate_pem,
+        trust_json=world.folder.trust.read_text(),
+        private_key=key,
+        endpoints=endpoints,
+    )
+    world.folder.write_endpoints({**world.folder.read_endpoints(), gateway_id: address})
+    world.gateways[site] = gateway_id
+
+
+async def _start_hostile(world: World, captured: DataFolder, site: str) -> None:
+    home = captured.gateway(world.gateways[site])
+    arguments = ["vigil.demo.hostile", "--config", str(home / "gateway.toml")]
+    world.hostile = Child(arguments, world.home / "hostile.log")
+    await world.hostile.start()
+    await world.hostile.line(seconds=START_S)
+    world.tap = ControlLine(home / "data" / "tap.sock")
+    await world.tap.open()
 
 
 async def _publish(world: World, maker: Maker, progress: Progress) -> None:
@@ -399,8 +467,8 @@ def _make_pumps(world: World, count: int) -> list[tuple[Manufactured, str, Fleet
     for half in range(2):
         folder = world.home / "pumps" / f"fleet-{half + 1}"
         folder.mkdir(mode=0o700, parents=True)
-        control = world.home / f"fleet-{half + 1}.sock"
-        world.fleets.append(FleetProcess(folder, control, world.home / f"fleet-{half + 1}.log"))
+        control, log = world.home / f"fleet-{half + 1}.sock", world.home / f"fleet-{half + 1}.log"
+        world.fleets.append(FleetProcess(folder, control=control, log=log))
     for number in range(count):
         fleet = world.fleets[number % 2]
         pump = make_pump(
@@ -463,6 +531,8 @@ async def enrol_pump(
     gateway_id = world.gateways[site]
     address = world.folder.read_endpoints()[gateway_id]
     await fleet.do("dial", name, address=address, gateway_id=gateway_id)
+    # A pump that has just been switched on does not know whether a patient hangs on it; somebody looks and says so.
+    await fleet.do("bedside-release", name)
     return PumpAt(name=name, device_id=device_id, udi=pump.udi, site=site, fleet=fleet)
 
 

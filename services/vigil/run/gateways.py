@@ -1,5 +1,6 @@
 """A gateway's folder on this machine: its key made here, its certificate from identity, its configuration."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vigil.core.certificates import replace_file, store_pair
@@ -26,9 +27,11 @@ def write_gateway(
     certificate_pem: str,
     trust_json: str,
     private_key: PrivateKey,
+    endpoints: Mapping[str, str] | None = None,
 ) -> Path:
     """Lay down a gateway's folder; a running `vigil up` starts it within a second. Returns its configuration.
 
+    ``endpoints`` are the services as seen from the gateway, where that is not this machine's own view of them.
     Raises RESOURCE_EXISTS when the folder holds a gateway already.
     """
     home = folder.gateway(gateway_id)
@@ -41,7 +44,7 @@ def write_gateway(
         home / "tls.pem", home / "tls.key", chain_pem=certificate_pem.encode(), private_key=private_key
     )
     replace_file(home / "trust.json", trust_json.encode())
-    endpoints = folder.read_endpoints()
+    local = folder.read_endpoints()
     text = gateway_config(
         folder,
         gateway_id=gateway_id,
@@ -49,8 +52,8 @@ def write_gateway(
         organization_id=organization_id,
         trust_domain=trust_domain,
         listen=address,
-        endpoints=endpoints,
+        endpoints=local if endpoints is None else endpoints,
     )
-    folder.write_endpoints({**endpoints, gateway_id: address})
+    folder.write_endpoints({**local, gateway_id: address})
     replace_file(config, text.encode(), mode=0o600)
     return config

@@ -209,6 +209,17 @@ def test_a_permitted_change_of_configuration_is_approved_and_an_unpermitted_one_
     assert judge(rebooted, follow, known=approved.known).status is TrustTier.AFFIRMING
 
 
+def test_the_first_configuration_is_known_from_what_was_measured_not_from_a_leaf() -> None:
+    pump = Pump()
+    first = [leaf("boot", bytes(32)), leaf("firmware", FIRMWARE)]
+    known = judge(pump.evidence(first), first).known
+    changed = sha256(b"changed")
+    leaves = [leaf("configuration", changed, permit=PERMIT)]
+    evidence = pump.evidence(leaves, measurements=Measurements(FIRMWARE, changed, NO_LIBRARY, SBOM))
+    appraisal = judge(evidence, leaves, known=known, permits={PERMIT: ActionClass.C})
+    assert appraisal.status is TrustTier.AFFIRMING
+
+
 def test_a_permit_does_not_whitewash_a_configuration_that_was_never_approved() -> None:
     wrong, changed = sha256(b"wrong"), sha256(b"changed")
     pump = Pump()
