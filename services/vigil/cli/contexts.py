@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from vigil.cli.options import UsageError
 from vigil.core.certificates import replace_file
 from vigil.errors import Reason, Refused, refused
 from vigil.run.layout import SERVICES, DataFolder
@@ -63,16 +64,15 @@ class ContextBook:
     contexts: Mapping[str, Context]
 
     def get(self, name: str | None) -> Context:
-        """The named context, else the current one. Raises RESOURCE_NOT_FOUND."""
+        """The named context, else the current one. Raises UsageError."""
         wanted = name or self.current
         found = self.contexts.get(wanted)
         if found is None:
             known = ", ".join(self.contexts) or "none"
-            raise refused(
-                Reason.RESOURCE_NOT_FOUND,
-                f"there is no context {wanted!r} here" if wanted else "there is no context here",
-                lifted_by=f"`vigil up` on this data folder, `vigil context import`, or one of: {known}",
-                who="you",
+            named = f"context {wanted!r}" if wanted else "context"
+            raise UsageError(
+                f"there is no {named} here (there are: {known}); `vigil up` makes the first ones, "
+                "`vigil context import` adds one, --data names another folder"
             )
         return found
 

@@ -126,6 +126,9 @@ class Output:
             if refusal.lifted_by:
                 who = f" ({refusal.who})" if refusal.who else ""
                 self.say(f"  lifted by: {refusal.lifted_by}{who}")
+        said_by = error.refusals[0].values.get("said_by")
+        if said_by:
+            self.say(f"  said by: {said_by}")
 
     def failure(self, status: str, sentence: str) -> None:
         """Tell what did not work without anybody refusing it."""

@@ -5,7 +5,7 @@ whatever happens after that ends in a verified receipt, a refusal, or *outcome u
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vigil.api.gateway.v1 import gateway_pb2 as pb
@@ -38,6 +38,8 @@ PREPARE_S: Final = 15.0
 """A prepare may let the device attest first."""
 WAIT_S: Final = 30.0
 REASONS: Final = frozenset(str(reason) for reason in Reason)
+SILENCE: Final = UNREACHABLE | {Reason.OUTCOME_UNKNOWN, Reason.INTERNAL, Reason.STORAGE_UNAVAILABLE}
+"""Answers to a submitted command that do not tell whether the device acted."""
 HOPELESS: Final = frozenset(
     {
         Reason.ROLE_NOT_PERMITTED,
@@ -314,9 +316,9 @@ async def carry(
         )
     except Refused as error:
         # Past this line the device may have acted: silence is not a no.
-        if error.reason in UNREACHABLE or error.reason in (Reason.OUTCOME_UNKNOWN, Reason.INTERNAL):
+        if error.reason in SILENCE:
             raise unknown(target, intent, error) from error
-        raise
+        raise _said_by(target.end, error) from error
     return believe(
         session, target, intent, sent, response, attestation_chain=tuple(prepared.attestation_chain)
     )
@@ -383,6 +385,12 @@ def believe(
             verifier=session.verifier,
         )
     return Done(target, intent, response.command_id, tuple(believed), tuple(shown), response.decision)
+
+
+def _said_by(end: GatewayEnd, error: Refused) -> Refused:
+    """A refusal without a receipt is the gateway's word, and shown as that."""
+    said = {"said_by": f"the gateway {end.gateway_id}, unsigned"}
+    return Refused([replace(one, values={**one.values, **said}) for one in error.refusals])
 
 
 def unknown(target: Target, intent: Statement[Intent], cause: Refused) -> Refused:

@@ -246,7 +246,7 @@ def data_folder(options: Options) -> DataFolder:
 
 
 def open_session(options: Options, output: Output) -> Session:
-    """Open the session of the named or current context. Raises RESOURCE_NOT_FOUND, FIELD_INVALID."""
+    """Open the session of the named or current context. Raises UsageError, FIELD_INVALID."""
     folder = data_folder(options)
     context = read_contexts(folder).get(options.context)
     return Session(

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from vigil.cli.perform import perform
+from vigil.cli.perform import perform, plainly
 
 if TYPE_CHECKING:
+    from vigil.cli.output import Output
     from vigil.cli.session import Session
 
 HEALTH_S: Final = 2.0
@@ -20,10 +21,52 @@ def status(ctx: typer.Context) -> None:
 
     async def work(session: "Session") -> int:
         value = await _gather(session)
-        _show(session, value)
+        _show(session.output, value)
         return 0 if value["ready"] else 1
 
-    perform(ctx, work)
+    if _usable(ctx):
+        perform(ctx, work)
+    plainly(ctx, _nothing)
+
+
+def _usable(ctx: typer.Context) -> bool:
+    """Whether there is a context to ask with; a broken one is told as every command tells it."""
+    from vigil.cli.contexts import read_contexts
+    from vigil.cli.options import options_of
+    from vigil.cli.session import data_folder
+    from vigil.errors import Refused
+
+    options = options_of(ctx)
+    try:
+        return options.context is not None or bool(read_contexts(data_folder(options)).contexts)
+    except Refused:
+        return True
+
+
+def _nothing(output: "Output") -> int:
+    """Nothing was ever started here."""
+    value: dict[str, Any] = {
+        "ready": False,
+        "context": "",
+        "principal": "",
+        "services": [
+            _row(name, "", "nothing was started on this data folder", role=True) for name in SERVICES
+        ],
+        **dict.fromkeys(("policy_revision", "policy_engine", "revocation_epoch")),
+        **dict.fromkeys(("policy_revocation_epoch", "log_size")),
+        "feed_lag_ms": {},
+        "devices": {"by_state": {}, "by_trust": {}},
+        "expiring": [],
+    }
+    _show(output, value)
+    return 1
+
+
+def _row(name: str, address: str, sentence: str, *, role: bool) -> dict[str, Any]:
+    """One line of the table of processes; healthy when there is nothing to say."""
+    kind = "service" if role else "gateway"
+    row = {"name": name, "kind": kind, "endpoint": address, "healthy": not sentence}
+    return {**row, "version": None, "sentence": sentence}
 
 
 async def _gather(session: "Session") -> dict[str, Any]:
@@ -64,21 +107,20 @@ async def _health(session: "Session", name: str, address: str, *, role: bool) ->
     from vigil.errors import Refused
     from vigil.rpc.tls import TlsFilesError
 
-    row = {"name": name, "kind": "service" if role else "gateway", "endpoint": address}
-    healthy, why = False, "no address is known"
+    why = "no address is known"
     if address:
         try:
             channels = session.channels
             channel = channels.service(address, name) if role else channels.gateway(address, name)
             stub = health_pb2_grpc.HealthStub(channel)
             answer = await session.call(name, stub.Check, health_pb2.HealthCheckRequest(), timeout=HEALTH_S)
-            healthy = answer.status == health_pb2.HealthCheckResponse.SERVING
-            why = "" if healthy else "it runs, but does not serve yet"
+            serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+            why = "" if serving else "it runs, but does not serve yet"
         except Refused as error:
             why = error.refusals[0].sentence
         except TlsFilesError as error:
             why = str(error)
-    return {**row, "healthy": healthy, "version": None, "sentence": why}
+    return _row(name, address, why, role=role)
 
 
 async def _policy(session: "Session", healthy: set[str]) -> dict[str, Any]:
@@ -176,8 +218,7 @@ def _expiring(session: "Session") -> list[dict[str, Any]]:
     return rows
 
 
-def _show(session: "Session", value: dict[str, Any]) -> None:
-    output = session.output
+def _show(output: "Output", value: dict[str, Any]) -> None:
     if output.json:
         output.value(value)
         return
