@@ -23,7 +23,7 @@ def plain(message: Message, *, omit: Collection[str] = STATEMENTS) -> dict[str, 
             continue
         name = field.name
         value = getattr(message, name)
-        if _is_instant(name):
+        if is_instant(name):
             out[name.removesuffix("_ms")] = instant(value)
         else:
             out[name] = _value(field, value)
@@ -48,7 +48,8 @@ def scalars(values: Mapping[str, Scalar]) -> dict[str, int | str | bool]:
     return {name: scalar(values[name]) for name in sorted(values)}
 
 
-def _is_instant(name: str) -> bool:
+def is_instant(name: str) -> bool:
+    """Whether a field holds ms since the epoch, by its name."""
     return name.endswith(("time_ms", "until_ms", "after_ms", "from_ms", "to_ms", "enforced_time_ms"))
 
 
