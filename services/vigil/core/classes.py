@@ -117,7 +117,11 @@ def permits_action(
                 return True
             return action_class in (ActionClass.C, ActionClass.U) and (curative or recovery)
         case RevocationEffect.DENY:
-            return action_class is ActionClass.S1 or (action_class is ActionClass.C and recovery)
+            # "Recovery by two people": a profile's recovery action or an update, both of which need a second person.
+            leads_out = (action_class is ActionClass.C and recovery) or (
+                action_class is ActionClass.U and curative
+            )
+            return action_class is ActionClass.S1 or leads_out
 
 
 def permits_install(effect: RevocationEffect | None) -> bool:

@@ -95,6 +95,9 @@ async def build_revoked(world: World) -> Came:
     )
     _, milliseconds = await revoke(world, body)
     refused = await refusal_of(ada.send(pump, "set-occlusion-pressure", {"occlusion_pressure": 280}))
+    while refused.reason is Reason.DEVICE_OFFLINE:
+        # Every pump persists and acknowledges the revocation at once; one that is busy with it is asked again.
+        refused = await refusal_of(ada.send(pump, "set-occlusion-pressure", {"occlusion_pressure": 280}))
     reasons = [one.reason for one in refused.refusals]
     expect(Reason.FIRMWARE_REVOKED in reasons, f"changes were refused for {reasons}")
     await update(world, pump, "ada")

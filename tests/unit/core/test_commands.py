@@ -270,7 +270,8 @@ def test_the_effect_table(action_class: ActionClass) -> None:
     assert allowed(RevocationEffect.CORRECTIVE_ONLY, curative=True) == (
         gentle or action_class in (ActionClass.C, ActionClass.U)
     )
-    assert allowed(RevocationEffect.DENY, curative=True) == (action_class is ActionClass.S1)
+    assert allowed(RevocationEffect.DENY) == (action_class is ActionClass.S1)
+    assert allowed(RevocationEffect.DENY, curative=True) == (action_class in (ActionClass.S1, ActionClass.U))
     assert allowed(RevocationEffect.DENY, recovery=True) == (action_class in (ActionClass.S1, ActionClass.C))
     assert permits_install(None)
     assert not permits_install(RevocationEffect.NO_NEW)
