@@ -193,6 +193,7 @@ async def test_many_revocations_need_a_second_person(world: World) -> None:
     with pytest.raises(Refused):  # other words are not the same
         await world.revoke(world.second, revocation(world.second, *many[:-1], pump(999)))
     assert (await world.revoke(world.second, revocation(world.second, *many))).epoch == 1
+    await recorded(world, 2)  # both people's words, one of them the step of the chain
     for n in range(20):
         await world.revoke(world.operator, revocation(world.operator, pump(200 + n)))
     with pytest.raises(Refused) as caught:

@@ -6,13 +6,14 @@ import grpc
 
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
-from vigil.core.certificates import Pair, load_pair
+from vigil.core.certificates import ChainVerifier, Pair, load_pair
 from vigil.feed import FeedServicer, Outbox
 from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
 from vigil.revocation import store
 from vigil.revocation.bus import Publisher, connect
 from vigil.revocation.chain import Chain
 from vigil.revocation.config import RevocationConfig
+from vigil.revocation.confirm import confirmed_time, read_folder
 from vigil.revocation.coverage import Acknowledgements
 from vigil.revocation.directory import Directory
 from vigil.revocation.domain import HeadClock
@@ -80,7 +81,10 @@ async def _serve(
     outbox = Outbox(database)
     spool = EvidenceSpool(database=database, appender=appender, entropy=os.urandom)
     writer = ChainWriter(chain=chain, outbox=outbox, spool=spool, clock=clock)
-    head_clock = HeadClock(durable=database.read_now(store.head_time), monotonic=clock.monotonic())
+    head_clock = HeadClock(
+        durable=_durable_time(config, process, database, verifier(), era=chain.state.era),
+        monotonic=clock.monotonic(),
+    )
     signer = HeadSigner(chain=chain, keys=keys, lease=lease, head_clock=head_clock, clock=clock)
     process.supervise("lease", signer.keep())
     await Restorer(channel=evidence, database=database, writer=writer, verifier=verifier, clock=clock).run()
@@ -132,6 +136,21 @@ async def _serve(
     process.ready(await server.start())
     await process.until_stopped()
     await server.stop()
+
+
+def _durable_time(
+    config: RevocationConfig, process: Process, database: Database, verifier: ChainVerifier, *, era: int
+) -> int | None:
+    """The newest signed time that is durable, or a later one that two people confirmed."""
+    durable = database.read_now(store.head_time)
+    if durable is None:
+        return None
+    confirmed = confirmed_time(
+        read_folder(config.confirmations), verifier, era=era, durable=durable, now=process.clock.now()
+    )
+    if confirmed is not None:
+        process.log.warning("clock_confirmed", time=confirmed, durable=durable)
+    return confirmed or durable
 
 
 def _servicers(revocations: RevocationServicer, heads: HeadServicer, feed: FeedServicer) -> list[Servicer]:

@@ -37,6 +37,8 @@ REPORT: Final = 1_000
 """Acknowledgements of one report."""
 MAX_WAITING: Final = 100_000
 RETRY_S: Final = 0.5
+GATHER_S: Final = 0.02
+"""Acknowledgements of one epoch come together: one report, one commit for many of them."""
 
 
 class Poller:
@@ -233,7 +235,7 @@ class Subscriber:
 
 
 class Reporter:
-    """Passes acknowledgements on: the first at once, those that come meanwhile with the next report."""
+    """Passes acknowledgements on, together with those that come within a moment."""
 
     def __init__(self, *, stub: Any, edge_id: str, metrics: CollectorRegistry) -> None:
         self._stub = stub
@@ -257,6 +259,7 @@ class Reporter:
         """Report until cancelled."""
         while True:
             await self._wake.wait()
+            await asyncio.sleep(GATHER_S)
             batch = list(self._waiting)[:REPORT]
             try:
                 request = revocation_pb2.ReportAcknowledgementsRequest(

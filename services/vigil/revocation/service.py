@@ -28,6 +28,7 @@ from vigil.revocation.chain import Chain, entry_of
 from vigil.revocation.directory import Directory
 from vigil.revocation.domain import (
     EVERYBODY,
+    LOG_SUBJECT,
     check_not_head_signer,
     check_reinstatement_form,
     check_reinstaters,
@@ -117,6 +118,11 @@ class ChainWriter:
         after_commit(connection, lambda: self._chain.taken(value))
         return value
 
+    def witness(self, connection: Connection, draft: Draft, first: bytes) -> None:
+        """Inside a write function: keep the first person's word on record, beside the chain and not in it."""
+        subjects = [name for name in subjects_of(draft.scope, draft.names) if name != LOG_SUBJECT]
+        self._spool.put(connection, first, subjects=subjects, organization_id=draft.revoker_organization)
+
     def _record(self, connection: Connection, draft: Draft, bodies: Sequence[bytes]) -> None:
         for statement in draft.statements:
             self._spool.put(
@@ -205,6 +211,7 @@ class Revocations:
                 )
                 return None
             draft = replace(draft, alone=False)
+            self._writer.witness(connection, draft, first)
         store.forget_proposals(connection, content)
         return self._writer.append(connection, draft)
 

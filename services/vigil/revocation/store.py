@@ -14,6 +14,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     func,
     insert,
@@ -89,6 +90,9 @@ ACKNOWLEDGEMENT = Table(
     Column("enforced_at", BigInteger, nullable=False),
     Column("edge", String(63), nullable=False),
     Index("acknowledgement_by_epoch", "kind", "epoch"),
+)
+_FORGET_ACKNOWLEDGEMENT = delete(ACKNOWLEDGEMENT).where(
+    ACKNOWLEDGEMENT.c.kind == bindparam("k"), ACKNOWLEDGEMENT.c.subject_id == bindparam("s")
 )
 
 
@@ -279,13 +283,9 @@ def put_acknowledgements(connection: Connection, rows: Sequence[Mapping[str, Any
             newer[key] = row
     if not newer:
         return
-    stale = [key for key in newer if key in known]
-    for kind, name in stale:
-        connection.execute(
-            delete(ACKNOWLEDGEMENT).where(
-                ACKNOWLEDGEMENT.c.kind == kind, ACKNOWLEDGEMENT.c.subject_id == name
-            )
-        )
+    stale = [{"k": kind, "s": name} for kind, name in newer if (kind, name) in known]
+    if stale:
+        connection.execute(_FORGET_ACKNOWLEDGEMENT, stale)
     connection.execute(insert(ACKNOWLEDGEMENT), [dict(row) for row in newer.values()])
 
 

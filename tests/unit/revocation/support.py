@@ -324,7 +324,9 @@ class Gateway:
         self.entries: list[int] = []
         self.ended: BaseException | None = None
         self._pending: dict[int, Entry] = {}
+        self._one_write = asyncio.Lock()
         self._clock = SystemClock()
+        self._one_write = asyncio.Lock()
         self._channel = world.channel(credential, edge)
         self.task = asyncio.create_task(self._run())
 
