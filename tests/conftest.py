@@ -1,0 +1,43 @@
+"""The installations that several tests share. Nothing is imported or started before a test asks for it."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from tests.support.stack import Stack
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack() -> AsyncIterator["Stack"]:
+    """The installation of the tests that leave it as they found it."""
+    from tests.support.stack import Stack
+
+    running = await Stack.start()
+    yield running
+    await running.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _breakable() -> AsyncIterator[list["Stack"]]:
+    holder: list[Stack] = []
+    yield holder
+    for running in holder:
+        await running.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def breakable(_breakable: list["Stack"], request: pytest.FixtureRequest) -> AsyncIterator["Stack"]:
+    """Another installation, for faults: fresh at first, and again after a test that failed on it."""
+    from tests.support.stack import Stack
+
+    if not _breakable:
+        _breakable.append(await Stack.start())
+    running = _breakable[0]
+    failed = request.session.testsfailed
+    yield running
+    if request.session.testsfailed != failed:
+        _breakable.remove(running)
+        await running.stop()
