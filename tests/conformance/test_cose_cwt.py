@@ -7,10 +7,10 @@ import cwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from vigil.core import cbor, cose, keys
-from vigil.core.digest import sha256
 
 from tests.unit.core.certificates_for import self_signed
+from vigil.core import cbor, cose, keys
+from vigil.core.digest import sha256
 
 CLAIMS: dict[int | str, object] = {1: "device/dev-1", 2: "dev-1", 6: 1_790_000_000, 7: bytes(16)}
 PAYLOAD = cbor.encode({10: b"nonce", 256: b"\x01ueid", "vigil.log": [7, bytes(32)]})

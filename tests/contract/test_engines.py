@@ -10,15 +10,15 @@ import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.support.opa import OpaServer, free_port, opa
+from tests.support.policy_documents import ALLOWED, CHANGE, changed, documents, mutilated_documents
 from vigil.errors import Reason, Refused
 from vigil.policy.engine.build import build
 from vigil.policy.engine.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from vigil.policy.engine.opa_server import OpaServerEngine
 from vigil.policy.engine.port import Obligation, PolicyEngine, RuleReason, Verdict
 from vigil.policy.engine.wasm import WasmEngine
-
-from tests.support.opa import OpaServer, free_port, opa
-from tests.support.policy_documents import ALLOWED, CHANGE, changed, documents, mutilated_documents
 
 PATIENT_MS = 60_000  # where a test is not about deadlines, a busy machine must not decide it
 LATE_MS = 300

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+
 from vigil.policy.engine.opa import LOCAL_OPA, Opa, OpaMissing
 
 ROOT = Path(__file__).parent.parent.parent

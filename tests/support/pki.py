@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+
 from vigil.core.certificates import (
     EVERY,
     TLS_KINDS,

@@ -7,6 +7,7 @@ import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.core import cbor
 from vigil.errors import Reason, Refused
 

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.support.pki import DEVICE, ORGANIZATION, SITE, Credential, Manufacturer, TestPki
 from vigil.core import cbor
 from vigil.core.certificates import (
     EVERY,
@@ -40,8 +42,6 @@ from vigil.core.digest import sha256
 from vigil.core.keys import P256_ORDER, new_private_key
 from vigil.errors import Reason, Refused
 from vigil.identity import pki as issuing
-
-from tests.support.pki import DEVICE, ORGANIZATION, SITE, Credential, Manufacturer, TestPki
 
 DAY = 86_400_000
 

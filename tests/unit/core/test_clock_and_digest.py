@@ -1,6 +1,7 @@
 import time
 
 import pytest
+
 from vigil.core.clock import ManualClock, SystemClock
 from vigil.core.digest import hex_digest, parse_hex_digest, sha256
 from vigil.errors import Reason, Refused

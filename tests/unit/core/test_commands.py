@@ -6,6 +6,9 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.support.pki import Credential, TestPki
+from tests.support.statements import EXAMPLES, NOW, SET_PRESSURE
 from vigil.core import merkle
 from vigil.core.certificates import Identity, Kind
 from vigil.core.classes import RULES, permits_action, permits_install
@@ -37,9 +40,6 @@ from vigil.core.statements.bodies import (
 )
 from vigil.core.statements.envelope import Scribe, Statement
 from vigil.errors import Reason, Refused
-
-from tests.support.pki import Credential, TestPki
-from tests.support.statements import EXAMPLES, NOW, SET_PRESSURE
 
 DEVICE = "dev-aaaaaaaaaaaaaaaa"
 

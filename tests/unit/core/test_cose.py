@@ -4,11 +4,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.unit.core.certificates_for import self_signed
 from vigil.core import cbor, cose, keys
 from vigil.core.digest import sha256
 from vigil.errors import Reason, Refused
-
-from tests.unit.core.certificates_for import self_signed
 
 KEY = keys.new_private_key()
 CERTIFICATE = self_signed(KEY)

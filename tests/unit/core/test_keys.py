@@ -6,11 +6,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from tests.unit.core.certificates_for import self_signed
 from vigil.core import keys
 from vigil.core.digest import sha256
 from vigil.errors import Reason, Refused
-
-from tests.unit.core.certificates_for import self_signed
 
 P256 = keys.new_private_key()
 OTHER = keys.new_private_key()

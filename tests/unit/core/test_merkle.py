@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.core import cbor, merkle
 from vigil.core.merkle import Frontier
 

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+
+from tests.support.pki import Credential, TestPki
 from vigil.core import merkle
 from vigil.core.certificates import Kind
 from vigil.core.clock import ManualClock
@@ -26,8 +28,6 @@ from vigil.core.statements.bodies import (
 )
 from vigil.core.statements.envelope import Scribe, Statement
 from vigil.errors import Reason, Refused
-
-from tests.support.pki import Credential, TestPki
 
 
 class World:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.support.pki import Credential, TestPki
+from tests.support.statements import EXAMPLES
 from vigil.core import cbor, cose
 from vigil.core.certificates import Kind
 from vigil.core.clock import ManualClock
@@ -26,9 +28,6 @@ from vigil.core.statements.envelope import (
 )
 from vigil.core.statements.schema import decode_body, encode_body, to_map
 from vigil.errors import Reason, Refused
-
-from tests.support.pki import Credential, TestPki
-from tests.support.statements import EXAMPLES
 
 KINDS = sorted(BODY_OF)
 

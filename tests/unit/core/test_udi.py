@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vigil.core import udi
 from vigil.errors import Reason, Refused
 

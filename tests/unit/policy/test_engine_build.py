@@ -7,14 +7,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
+from tests.support.opa import POLICIES, opa
 from vigil.errors import Reason, Refused
 from vigil.policy.engine import build as build_command
 from vigil.policy.engine.build import build, differences, revision_of, sources
 from vigil.policy.engine.bundle import BUNDLE_LIMIT, DEFAULT_BUNDLE, MEMBERS_LIMIT, read_bundle, read_members
 from vigil.policy.engine.check import check, negations
 from vigil.policy.engine.opa import Opa, OpaFailed, OpaMissing
-
-from tests.support.opa import POLICIES, opa
 
 GOOD = """package vigil.command
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vigil.errors import Reason, Refused
 from vigil.policy.engine.port import (
     ANSWER_LIMIT,

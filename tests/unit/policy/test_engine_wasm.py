@@ -10,10 +10,6 @@ import jsonschema
 import pytest
 import wasmtime
 from hypothesis import given, settings
-from vigil.errors import Reason, Refused
-from vigil.policy.engine.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
-from vigil.policy.engine.port import Verdict, decode_answer
-from vigil.policy.engine.wasm import WasmEngine
 
 from tests.support.opa import POLICIES
 from tests.support.policy_documents import (
@@ -27,6 +23,10 @@ from tests.support.policy_documents import (
     paths,
     without,
 )
+from vigil.errors import Reason, Refused
+from vigil.policy.engine.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from vigil.policy.engine.port import Verdict, decode_answer
+from vigil.policy.engine.wasm import WasmEngine
 
 PATIENT_MS = 60_000
 
