@@ -29,6 +29,9 @@ from vigil.errors import Reason, Refused, refused
 
 _LOG = logging.getLogger(__name__)
 
+_UNATTESTED = frozenset({Effect.DIAGNOSE, Effect.ALERT})
+"""Effects that leave everything attested as it was; their leaves travel with the next evidence that is due."""
+
 Sign = Callable[[Any], Statement[Any]]
 """Signs a body in the device's name."""
 
@@ -204,7 +207,8 @@ class Executor:
             with self._store.transaction():
                 self._journal.move(row.request_id, State.FINAL)
                 self._receipt(row, Outcome.FAILED, error.reason, answered=view is None)
-        self._on_change()
+        if admission.action.effect not in _UNATTESTED:
+            self._on_change()
 
     def _effect(self, row: Row, admission: Admission, view: View | None) -> Mapping[str, Scalar]:
         hardware, parameters = self._hardware, admission.intent.parameters
