@@ -292,6 +292,19 @@ async def carry(
 ) -> Done:
     """Nonce, signed command, receipt. Raises what refused it, or OUTCOME_UNKNOWN once it may have left."""
     prepared = await prepare(session, target, intent.body.action)
+    return await submit(session, target, intent, device_ids, prepared, wait_s=wait_s)
+
+
+async def submit(
+    session: Session,
+    target: Target,
+    intent: Statement[Intent],
+    device_ids: Sequence[str],
+    prepared: pb.PrepareCommandResponse,
+    *,
+    wait_s: float,
+) -> Done:
+    """Sign the command for the nonce, note it on disk, send it, believe the receipt. Raises as `carry`."""
     command = sign_command(
         session.scribe,
         intent=intent,
