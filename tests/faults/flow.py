@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,11 +12,21 @@ from vigil.core.statements.bodies import Answer, Decision, Intent, Outcome, Rece
 from vigil.core.statements.envelope import Statement, read
 from vigil.demo.technician import Done
 from vigil.demo.world import PumpAt
-from vigil.errors import Reason, Refused
+from vigil.errors import STATUS_OF, Reason, Refused, Status
 
 PAUSE_S = 0.1
-"""After a refusal, before the technician tries again with another command."""
+"""At most, between two commands of a technician: within the gateway's quota even over a long outage."""
 SUBMIT_S = 8.0
+
+_NOT_NOW = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED)
+FOR_NOW = frozenset(
+    {
+        *(reason for reason, status in STATUS_OF.items() if status in _NOT_NOW),
+        *(Reason.NONCE_EXPIRED, Reason.NONCE_UNKNOWN, Reason.EPOCH_ROLLED_BACK),
+        *(Reason.ATTESTATION_MISSING, Reason.ATTESTATION_STALE),
+    }
+)
+"""With what a technician may be turned away while something is down: a wait lifts each of them."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,14 @@ class Attempt:
 
 @dataclass
 class Flow:
-    """Four technicians' tasks, one at each pump, each until ``each`` of its commands are acknowledged."""
+    """Four technicians' tasks, one at each pump, until told to end and ``each`` commands of each are acknowledged."""
 
     stack: Stack
     each: int
     attempts: list[Attempt] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _enough: bool = False
 
     @property
     def acknowledged(self) -> int:
@@ -55,25 +66,19 @@ class Flow:
 
     async def reached(self, count: int) -> None:
         """Wait until so many commands were acknowledged."""
-        await self._until(lambda: self.acknowledged >= count)
-
-    async def attempted(self, count: int) -> None:
-        """Wait until so many commands have had an answer of any kind."""
-        await self._until(lambda: len(self.attempts) >= count)
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
+        while self.acknowledged < count:
             self._news.clear()
             await self._news.wait()
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator["Flow"]:
-        """Commands flow inside; at the end every task has reached its count."""
+        """Commands flow inside, and go on until every task has reached its count."""
         self.before = {pump.device_id: await self.stack.applied(pump) for pump in self.stack.pumps()}
         async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
             for who, pump in self._technicians():
                 tasks.create_task(self._work(who, pump))
             yield self
+            self._enough = True
 
     def _technicians(self) -> list[tuple[str, PumpAt]]:
         first, second = self.stack.pumps(self.stack.first), self.stack.pumps(self.stack.second)
@@ -82,7 +87,7 @@ class Flow:
     async def _work(self, who: str, pump: PumpAt) -> None:
         hand = self.stack.hand(who, pump.site)
         mine = 0
-        while mine < self.each:
+        while mine < self.each or not self._enough:
             # A value that is never the one in force, so that an execution always is a change.
             pressure = 100 + (len(self.attempts) * 7 + random.randrange(7)) % 400
             intent = hand.intent(pump, PRESSURE, {"occlusion_pressure": pressure})
@@ -95,8 +100,7 @@ class Flow:
             self.attempts.append(attempt)
             self._news.set()
             mine += attempt.acknowledged
-            if not attempt.acknowledged:
-                await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(random.uniform(0, PAUSE_S))
 
     # --- afterwards
 
