@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -23,6 +24,7 @@ from vigil.errors import Refused
 from vigil.run.layout import DEFAULT_TRUST_DOMAIN, DataFolder
 
 PUMPS, SITES = 240, 12
+FIRST_PORT, PORTS = 10_000, 20_000
 LEAST_SITES, LEAST_PUMPS_A_SITE = 4, 7
 """Each step takes a pump of its own at the first site."""
 
@@ -93,7 +95,9 @@ async def _demo(home: Path, *, output: str, stay: bool, pumps: int, sites: int) 
         loop.add_signal_handler(number, interrupted)
     data = home / "data"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    installation = RunningInstallation(DataFolder(data), DEFAULT_TRUST_DOMAIN)
+    # Somewhere in the registered ports, so that it disturbs neither an installation here nor another demonstration.
+    base_port = FIRST_PORT + int.from_bytes(os.urandom(2)) % PORTS // 100 * 100
+    installation = RunningInstallation(DataFolder(data), DEFAULT_TRUST_DOMAIN, base_port)
     sites = max(sites, LEAST_SITES)
     world = World(installation, home, [f"hospital-{place + 1:02}" for place in range(sites)])
     words = Console(stderr=True)

@@ -13,7 +13,9 @@ from vigil.run.layout import FIRST_GATEWAY_PORT, DataFolder, free_ports, port_of
 def choose_address(folder: DataFolder) -> str:
     """An address on the loopback interface that no gateway of this machine has."""
     taken = {port_of(address) for address in folder.read_endpoints().values()}
-    return f"127.0.0.1:{free_ports(1, FIRST_GATEWAY_PORT, taken)[0]}"
+    # Beside the services' own ports, so that two installations on one machine stay out of each other's way.
+    first = max(taken, default=FIRST_GATEWAY_PORT - 1) + 1
+    return f"127.0.0.1:{free_ports(1, first, taken)[0]}"
 
 
 def write_gateway(
