@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tests.support.pki import DEVICE, ORGANIZATION, SITE, Credential, TestPki
 from vigil.api.attestation.v1 import attestation_pb2
 from vigil.api.identity.v1 import identity_pb2
@@ -18,6 +20,7 @@ from vigil.core.certificates import ChainVerifier
 from vigil.core.clock import Clock, ManualClock
 from vigil.core.commands import RecordedProof, record_leaf, target_path, target_root
 from vigil.core.digest import sha256
+from vigil.core.keys import KeySigner
 from vigil.core.revocations import EMPTY_CHAIN, Entry, chain_hash
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import Scribe, Statement
@@ -93,6 +96,7 @@ class PolicyRoom:
         self.results = Results(verifier=lambda: self.verifier_now)
         self.revocations = Revocations()
         self.entries: list[Entry] = []
+        self.era = 0
         self.known_ages = dict.fromkeys(("attestation", "identity", "release", "revocation"), 0.5)
         self.profile_statement = self._publish()
         self.put_device()
@@ -364,6 +368,35 @@ class PolicyRoom:
         )
         self._enter(self.sign(self.recall, body), self.sign(other, body))
 
+    def open_era(self, era: int = 1) -> None:
+        """The offline root and two people of the operator open an era at the end of the chain."""
+        previous = self.entries[-1].chain if self.entries else EMPTY_CHAIN
+        body = b.Era(
+            era=era,
+            floor=self.clock.now(),
+            epoch=len(self.entries) + 1,
+            reason="the chain was lost",
+            chain=previous,
+        )
+        root = self.pki.root
+        scribe = Scribe(
+            signer=KeySigner(root.private_key, [root.certificate.public_bytes(Encoding.DER)]),
+            issuer="signer/root",
+            clock=self.clock,
+            entropy=os.urandom,
+            numbered=False,
+        )
+        statements = (
+            scribe.sign(body, subject="revocation/era"),
+            *(self.sign(self.pki.admin(number), body) for number in (1, 2)),
+        )
+        digests = [statement.digest for statement in statements]
+        epoch = len(self.entries) + 1
+        self.entries.append(
+            Entry(epoch, tuple(one.data for one in statements), chain_hash(previous, epoch, digests))
+        )
+        self.era = era
+
     def _enter(self, *statements: Statement[Any]) -> None:
         epoch = len(self.entries) + 1
         previous = self.entries[-1].chain if self.entries else EMPTY_CHAIN
@@ -376,7 +409,7 @@ class PolicyRoom:
         body = b.Head(
             epoch=len(self.entries),
             chain=self.entries[-1].chain if self.entries else EMPTY_CHAIN,
-            era=0,
+            era=self.era,
             issued=self.clock.now(),
             challenges=challenges,
         )

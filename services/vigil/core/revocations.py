@@ -3,17 +3,28 @@
 A reader holds (era, epoch, chain hash) and an index of effects. Entries arrive from anybody and are kept aside until a
 *head*, signed by the revocation service's signer, confirms the chain hash that they lead to; only then do they count.
 So a bus or an edge can delay, never forge (ARCHITECTURE section 5). Restricting entries need nothing more than the
-chain; a reinstatement is verified person by person before it frees anything.
+chain; a reinstatement is verified person by person before it frees anything, and frees nothing when one of the two was
+revoked by then. An era and the root's own list are steps of the chain as well: signed by the offline root and by two
+people. So whoever holds nothing but a head signer's key restricts, and neither un-revokes nor opens an era.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vigil.core import merkle
 from vigil.core.certificates import ChainVerifier, Identity, Kind
 from vigil.core.classes import strongest
 from vigil.core.digest import sha256
-from vigil.core.statements.bodies import Head, Reinstatement, Revocation, RevocationEffect, Scope
+from vigil.core.statements.bodies import (
+    Era,
+    Head,
+    Reinstatement,
+    Revocation,
+    RevocationEffect,
+    RootList,
+    Scope,
+)
 from vigil.core.statements.envelope import Statement, StatementKind, check, kind_of, read
 from vigil.errors import Reason, Refused, refused
 
@@ -25,6 +36,9 @@ _CHAIN_PREFIX = b"\x03"
 
 REVOKER_ROLES = ("recall", "admin")
 
+ROOT_WITNESSES = 2
+"""People of the operator who sign beside the offline root (COMMANDS, Statements: era, root list)."""
+
 
 def chain_hash(previous: bytes, epoch: int, digests: Sequence[bytes]) -> bytes:
     """SHA-256(0x03 || previous || epoch, 8 bytes big endian || SHA-256 of the statements' digests in order)."""
@@ -33,7 +47,7 @@ def chain_hash(previous: bytes, epoch: int, digests: Sequence[bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One step of the chain: a revocation, or the two reinstatements of two persons."""
+    """One step of the chain: a revocation, the two reinstatements of two persons, or what the root signed."""
 
     epoch: int
     statements: tuple[bytes, ...]
@@ -47,6 +61,8 @@ class ReadEntry:
     entry: Entry
     revocation: Statement[Revocation] | None
     reinstatements: tuple[Statement[Reinstatement], ...]
+    era: tuple[Statement[Era], ...] = ()
+    root_list: tuple[Statement[RootList], ...] = ()
 
 
 def read_entry(entry: Entry, *, epoch: int, chain: bytes) -> ReadEntry:
@@ -57,17 +73,24 @@ def read_entry(entry: Entry, *, epoch: int, chain: bytes) -> ReadEntry:
         raise refused(Reason.STATEMENT_MALFORMED, "a revocation entry holds no statement")
     revocation: Statement[Revocation] | None = None
     reinstatements: tuple[Statement[Reinstatement], ...] = ()
-    if kind_of(entry.statements[0]) is StatementKind.REVOCATION:
-        if len(entry.statements) != 1:
-            raise refused(Reason.STATEMENT_MALFORMED, "a revocation stands alone in its entry")
-        revocation = read(entry.statements[0], Revocation)
-        digests = [revocation.digest]
-    else:
-        reinstatements = tuple(read(data, Reinstatement) for data in entry.statements)
-        digests = [statement.digest for statement in reinstatements]
-    if chain_hash(chain, entry.epoch, digests) != entry.chain:
+    era: tuple[Statement[Era], ...] = ()
+    root_list: tuple[Statement[RootList], ...] = ()
+    statements: tuple[Statement[Any], ...]
+    match kind_of(entry.statements[0]):
+        case StatementKind.REVOCATION:
+            if len(entry.statements) != 1:
+                raise refused(Reason.STATEMENT_MALFORMED, "a revocation stands alone in its entry")
+            revocation = read(entry.statements[0], Revocation)
+            statements = (revocation,)
+        case StatementKind.ERA:
+            statements = era = tuple(read(data, Era) for data in entry.statements)
+        case StatementKind.ROOT_LIST:
+            statements = root_list = tuple(read(data, RootList) for data in entry.statements)
+        case _:
+            statements = reinstatements = tuple(read(data, Reinstatement) for data in entry.statements)
+    if chain_hash(chain, entry.epoch, [statement.digest for statement in statements]) != entry.chain:
         raise refused(Reason.STATEMENT_MALFORMED, f"the chain breaks at epoch {entry.epoch}")
-    return ReadEntry(entry, revocation, reinstatements)
+    return ReadEntry(entry, revocation, reinstatements, era, root_list)
 
 
 def check_reinstatement(read_one: ReadEntry, verifier: ChainVerifier, *, at: int) -> None:
@@ -90,6 +113,28 @@ def check_reinstatement(read_one: ReadEntry, verifier: ChainVerifier, *, at: int
         raise refused(Reason.APPROVER_NOT_DISTINCT, "both reinstatements were signed by one person")
 
 
+def check_rooted(statements: Sequence[Statement[Any]], verifier: ChainVerifier, *, at: int) -> None:
+    """The offline root and two people of the operator signed the same words. Raises SIGNATURE_INVALID or others."""
+    first, *others = statements
+    check(first, verifier.root_identity)
+    if len(others) < ROOT_WITNESSES or any(statement.body != first.body for statement in others):
+        raise refused(
+            Reason.SECOND_PERSON_REQUIRED, "what the root signs needs the same words signed by two persons"
+        )
+    people: set[str] = set()
+    for statement in others:
+        signed_at = min(at, statement.issued_at * 1000)
+        person = verifier.verify(statement.chain, at=signed_at, kinds=frozenset({Kind.PERSON}), grace=True)
+        check(statement, person)
+        if not (person.operator and person.has_role(*REVOKER_ROLES)):
+            raise refused(
+                Reason.ROLE_NOT_PERMITTED, "what the root signs is signed by people of the operator besides"
+            )
+        people.add(person.id)
+    if len(people) < ROOT_WITNESSES:
+        raise refused(Reason.APPROVER_NOT_DISTINCT, "both signatures beside the root's are by one person")
+
+
 @dataclass(slots=True)
 class RevocationState:
     """What one reader knows, and enforces. ``entries`` are kept so that they can be handed on and persisted."""
@@ -97,6 +142,9 @@ class RevocationState:
     era: int = 0
     epoch: int = 0
     chain: bytes = EMPTY_CHAIN
+    distrusted: frozenset[bytes] = frozenset()
+    """Signers (certificate thumbprints) on the root's own list."""
+    _list_version: int = 0
     _effects: dict[tuple[Scope, str], dict[bytes, tuple[RevocationEffect, int | None]]] = field(
         default_factory=dict
     )
@@ -112,11 +160,13 @@ class RevocationState:
     ) -> tuple[ReadEntry, ...]:
         """Take the entries that lead from here to what a verified head confirms; answer those that are new.
 
-        Entries already known are skipped. Raises SIGNATURE_INVALID, EPOCH_ROLLED_BACK (the head is older than
-        what is known), SNAPSHOT_REQUIRED (entries are missing in between), STATEMENT_MALFORMED. Whatever it
-        raises, nothing has changed.
+        Entries already known are skipped. Raises SIGNATURE_INVALID, SIGNER_REVOKED (the root's list names the
+        head's signer), EPOCH_ROLLED_BACK (the head is older than what is known), SNAPSHOT_REQUIRED (entries are
+        missing in between), STATEMENT_MALFORMED. Whatever it raises, nothing has changed.
         """
         check_head(head, verifier, at=at, signer=head_signer)
+        if head.signer in self.distrusted:
+            raise refused(Reason.SIGNER_REVOKED, "the root does not trust the signer of this head")
         body = head.body
         if body.era < self.era or (body.era == self.era and body.epoch < self.epoch):
             raise refused(
@@ -138,13 +188,52 @@ class RevocationState:
             )
         if chain != body.chain:
             raise refused(Reason.SIGNATURE_INVALID, "the chain of revocations is not the one the head signs")
+        # A head alone opens no era: the root and two people do, by a step of the chain.
+        if body.era != self._check_steps(taken, verifier, at=at):
+            raise refused(
+                Reason.SIGNATURE_INVALID, f"the chain holds no statement that opens the era {body.era}"
+            )
+        for read_one in taken:
+            self._take(read_one)
+        self.epoch, self.chain = epoch, chain
+        return tuple(taken)
+
+    def renewed(
+        self, entries: Sequence[Entry], head: Statement[Head], *, verifier: ChainVerifier, at: int
+    ) -> tuple["RevocationState", tuple[ReadEntry, ...]]:
+        """The state that a later era's chain makes, taken whole from its first entry; this one stays as it is.
+
+        The way out for a reader whose chain was lost. Raises as ``advance``; EPOCH_ROLLED_BACK when the chain
+        opens no later era.
+        """
+        state = RevocationState()
+        taken = state.advance(entries, head, verifier=verifier, at=at)
+        if state.era <= self.era:
+            raise refused(Reason.EPOCH_ROLLED_BACK, "another chain counts only in a later era")
+        return state, taken
+
+    def _check_steps(self, taken: Sequence[ReadEntry], verifier: ChainVerifier, *, at: int) -> int:
+        """Whatever loosens is verified person by person; answers the era after these steps."""
+        era, version, chain = self.era, self._list_version, self.chain
         for read_one in taken:
             if read_one.reinstatements:
                 check_reinstatement(read_one, verifier, at=at)
-        for read_one in taken:
-            self._take(read_one)
-        self.era, self.epoch, self.chain = body.era, epoch, chain
-        return tuple(taken)
+            if read_one.era:
+                check_rooted(read_one.era, verifier, at=at)
+                body = read_one.era[0].body
+                # The statement names its place: what came before it is what the root and two people saw.
+                if body.era <= era or (body.epoch, body.chain) != (read_one.entry.epoch, chain):
+                    raise refused(
+                        Reason.EPOCH_ROLLED_BACK, "an era statement opens a later era, in its place"
+                    )
+                era = body.era
+            if read_one.root_list:
+                check_rooted(read_one.root_list, verifier, at=at)
+                if read_one.root_list[0].body.version <= version:
+                    raise refused(Reason.EPOCH_ROLLED_BACK, "the version of the root's list only rises")
+                version = read_one.root_list[0].body.version
+            chain = read_one.entry.chain
+        return era
 
     def restore(self, entries: Iterable[Entry], *, era: int) -> None:
         """Take entries that this reader itself verified and persisted before. Raises STATEMENT_MALFORMED."""
@@ -152,7 +241,7 @@ class RevocationState:
             read_one = read_entry(entry, epoch=self.epoch, chain=self.chain)
             self._take(read_one)
             self.epoch, self.chain = entry.epoch, entry.chain
-        self.era = era
+        self.era = max(self.era, era)
 
     def append(self, entry: Entry) -> ReadEntry:
         """Take one entry without a head: for the service that makes them. Raises STATEMENT_MALFORMED."""
@@ -186,7 +275,10 @@ class RevocationState:
                 denied = self.effect(Scope.GATEWAY, identity.id, at=at) is not None
                 return Reason.GATEWAY_REVOKED if denied else None
             case Kind.SIGNER:
-                denied = self.effect(Scope.SIGNER, identity.thumbprint.hex(), at=at) is not None
+                denied = (
+                    identity.thumbprint in self.distrusted
+                    or self.effect(Scope.SIGNER, identity.thumbprint.hex(), at=at) is not None
+                )
                 return Reason.SIGNER_REVOKED if denied else None
             case _:
                 return None
@@ -206,10 +298,33 @@ class RevocationState:
             for name in body.ids:
                 known = self._effects.setdefault((body.scope, name), {})
                 known[read_one.revocation.digest] = (body.effect, body.expires)
-            return
-        freed = read_one.reinstatements[0].body
-        for name in freed.ids:
-            self._effects.get((freed.scope, name), {}).pop(freed.revocation, None)
+        elif read_one.era:
+            self.era = read_one.era[0].body.era
+        elif read_one.root_list:
+            body_of_list = read_one.root_list[0].body
+            self.distrusted, self._list_version = frozenset(body_of_list.signers), body_of_list.version
+        elif self._may_free(read_one.reinstatements):
+            freed = read_one.reinstatements[0].body
+            for name in freed.ids:
+                self._effects.get((freed.scope, name), {}).pop(freed.revocation, None)
+
+    def _may_free(self, statements: Sequence[Statement[Reinstatement]]) -> bool:
+        """Whether two of the people who reinstate are not revoked themselves, as the chain stands at this step.
+
+        A step by revoked people stays in the chain, so that nobody is stranded, and frees nothing.
+        """
+        people = {
+            statement.issuer
+            for statement in statements
+            if not any(
+                self.effect(Scope.CREDENTIAL, name, at=statement.issued_at * 1000)
+                for name in (
+                    statement.signer.hex(),
+                    f"principal/{statement.issuer.removeprefix(f'{Kind.PERSON}/')}",
+                )
+            )
+        }
+        return len(people) >= 2
 
 
 def check_head(

@@ -13,7 +13,7 @@ import structlog
 from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
 from vigil.core.certificates import ChainVerifier
 from vigil.core.clock import Clock, Entropy
-from vigil.core.revocations import Entry, Lease, PathStep, answers, check_head
+from vigil.core.revocations import Entry, Lease, PathStep, answers
 from vigil.core.statements.bodies import Head
 from vigil.core.statements.envelope import Statement, read
 from vigil.errors import Reason, Refused, refused
@@ -49,6 +49,7 @@ class HeadFollower:
         self._sleep = sleep
         self._lease = Lease()
         self._pending: dict[int, Entry] = {}
+        self._anew = False
         self._trouble = ""
         self.revocations = Revocations()
         self._log = structlog.get_logger("vigil.policy.heads")
@@ -77,7 +78,8 @@ class HeadFollower:
     async def ask(self) -> bool:
         """One challenge and its answer; True when more entries wait to be fetched at once. Raises Refused."""
         challenge = self._entropy(CHALLENGE_BYTES)
-        after = max(self._pending, default=self.revocations.state.epoch)
+        begin = 0 if self._anew else self.revocations.state.epoch
+        after = max(self._pending, default=begin)
         # Freshness runs from here, before the first byte leaves.
         self._lease.sent(challenge, monotonic=self._clock.monotonic())
         request = revocation_pb2.AnswerChallengesRequest(
@@ -92,7 +94,7 @@ class HeadFollower:
             self._pending[entry.epoch] = Entry(entry.epoch, tuple(entry.statements), entry.chain)
         if len(self._pending) > MAX_PENDING:
             raise refused(Reason.REQUEST_TOO_LARGE, "more entries than wait for one head")
-        newest = max(self._pending, default=self.revocations.state.epoch)
+        newest = max(self._pending, default=begin)
         if after < newest < head.body.epoch:
             return True
         self._take(head)
@@ -100,18 +102,20 @@ class HeadFollower:
         return False
 
     def _take(self, head: Statement[Head]) -> None:
-        known = self.revocations.state
-        if head.body.era > known.era and head.body.epoch < known.epoch:
-            check_head(head, self._verifier(), at=self._clock.now())
-            # A new era with an earlier epoch: the chain is fetched from its beginning, and until then nothing is fresh.
-            self._lease = Lease()
-            self.revocations = Revocations()
+        entries, verifier, now = tuple(self._pending.values()), self._verifier(), self._clock.now()
         try:
-            self.revocations.take(
-                tuple(self._pending.values()), head, verifier=self._verifier(), at=self._clock.now()
-            )
+            if self._anew and head.body.era > self.revocations.state.era:
+                self.revocations = self.revocations.renewed(entries, head, verifier=verifier, at=now)
+            else:
+                self.revocations.take(entries, head, verifier=verifier, at=now)
+        except Refused:
+            # Another chain counts only when the root and two people opened a later era in it: it is fetched from
+            # its beginning beside the one in force, which stays in force, and nothing is fresh meanwhile.
+            self._anew = not self._anew and head.body.era > self.revocations.state.era
+            raise
         finally:
             self._pending.clear()
+        self._anew = False
 
     def _note(self, trouble: str) -> None:
         if trouble != self._trouble:

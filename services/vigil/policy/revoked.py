@@ -39,6 +39,16 @@ class Revocations:
         for entry in self.state.advance(entries, head, verifier=verifier, at=at):
             self._note(entry, at)
 
+    def renewed(
+        self, entries: Sequence[Entry], head: Statement[Head], *, verifier: ChainVerifier, at: int
+    ) -> "Revocations":
+        """What the chain of a later era makes, taken whole. Raises what `RevocationState.renewed` raises."""
+        state, taken = self.state.renewed(entries, head, verifier=verifier, at=at)
+        anew = Revocations(state)
+        for entry in taken:
+            anew._note(entry, at)
+        return anew
+
     def effect(self, scope: Scope, name: str, *, at: int) -> RevocationEffect | None:
         """The strongest effect in force on one id."""
         return self.state.effect(scope, name, at=at)
@@ -74,6 +84,8 @@ class Revocations:
             )
             for name in statement.body.ids:
                 self._marks.setdefault(name, {})[statement.digest] = mark
+            return
+        if not entry.reinstatements:
             return
         freed = entry.reinstatements[0].body
         if freed.scope is Scope.CREDENTIAL:

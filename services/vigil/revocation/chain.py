@@ -80,7 +80,6 @@ class Chain:
                 break
             for _, value in values:
                 self._take(value)
-        state.era = self._database.read_now(store.position).era
 
     def listen(self, listener: Callable[[int, bytes], None]) -> None:
         """Have ``listener(epoch, value)`` called after each durable step."""

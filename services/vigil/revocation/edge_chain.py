@@ -47,7 +47,6 @@ class EdgeChain:
                 entry = entry_of(value)
                 self.state.append(entry)
                 self._keep(epoch, entry.chain, value)
-        self.state.era = self._database.read_now(edge_store.era)
 
     def advance(self, entries: Iterable[RevocationEntry], head: Statement[Head]) -> None:
         """Take what a head confirms. Raises what `RevocationState.advance` raises; then nothing has changed.

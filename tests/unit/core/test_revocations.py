@@ -3,12 +3,14 @@
 import os
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.pki import Credential, TestPki
 from vigil.core import merkle
 from vigil.core.certificates import Kind
 from vigil.core.clock import ManualClock
 from vigil.core.digest import sha256
+from vigil.core.keys import KeySigner
 from vigil.core.revocations import (
     EMPTY_CHAIN,
     Entry,
@@ -19,11 +21,13 @@ from vigil.core.revocations import (
     chain_hash,
 )
 from vigil.core.statements.bodies import (
+    Era,
     Head,
     Reinstatement,
     Revocation,
     RevocationEffect,
     RevocationReason,
+    RootList,
     Scope,
 )
 from vigil.core.statements.envelope import Scribe, Statement
@@ -71,6 +75,29 @@ class World:
         signed = self.sign(body, self.recall[0])
         self.signed.append(signed)  # type: ignore[arg-type]
         return self.add(signed)
+
+    def rooted(self, body: object, *people: Credential, root: KeySigner | None = None) -> Entry:
+        """A step that the offline root signs, and these people beside it."""
+        issuer = self.pki.root
+        signer = KeySigner(issuer.private_key, [issuer.certificate.public_bytes(Encoding.DER)])
+        scribe = Scribe(
+            signer=root or signer,
+            issuer="signer/root",
+            clock=self.clock,
+            entropy=os.urandom,
+            numbered=False,
+        )
+        return self.add(
+            scribe.sign(body, subject="revocations"), *(self.sign(body, person) for person in people)
+        )
+
+    def era(self, era: int = 1, **values: object) -> Era:
+        previous = self.entries[-1] if self.entries else Entry(0, (), EMPTY_CHAIN)
+        given: dict[str, object] = {"epoch": previous.epoch + 1, "chain": previous.chain, **values}
+        return Era(era, self.clock.now(), reason="restored", **given)  # type: ignore[arg-type]
+
+    def keepers(self) -> tuple[Credential, Credential]:
+        return self.pki.admin(1), self.pki.admin(2)
 
     def head(
         self, epoch: int | None = None, *, era: int = 0, challenges: bytes | None = None
@@ -179,6 +206,113 @@ def test_a_reinstatement_takes_two_distinct_people(world: World) -> None:
     world.add(world.sign(body, world.recall[0]), world.sign(body, world.recall[1]))
     world.advance(state, world.entries, world.head())
     assert state.effect(Scope.DEVICE, "a", at=0) is None
+
+
+def test_a_head_signer_alone_opens_no_era(world: World) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    world.advance(state, world.entries, world.head())
+    for head in (world.head(era=1), world.head(era=2**62), world.head(0, era=1)):
+        with pytest.raises(Refused):
+            world.advance(state, world.entries, head)
+        with pytest.raises(Refused):
+            state.renewed(world.entries, head, verifier=world.pki.verifier, at=world.clock.now())
+    assert (state.era, state.epoch) == (0, 1)
+    assert state.effect(Scope.DEVICE, "a", at=0) is RevocationEffect.DENY
+    assert world.advance(state, world.entries, world.head()) == 0
+
+
+def test_the_root_and_two_people_open_an_era_in_its_place(world: World) -> None:
+    state, restored = RevocationState(), RevocationState()
+    world.revoke("a")
+    world.rooted(world.era(), *world.keepers())
+    world.revoke("b")
+    with pytest.raises(Refused):
+        world.advance(state, world.entries, world.head())
+    world.advance(state, world.entries, world.head(era=1))
+    assert (state.era, state.epoch) == (1, 3)
+    assert state.effect(Scope.DEVICE, "a", at=0) is RevocationEffect.DENY
+    restored.restore(world.entries, era=0)
+    assert restored.era == 1
+
+
+@pytest.mark.parametrize(
+    "fault", ["one person", "one twice", "not the operator's", "no root", "elsewhere", "again"]
+)
+def test_an_era_that_nobody_opened_is_refused(world: World, fault: str) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    one, other = world.keepers()
+    body = world.era()
+    match fault:
+        case "one person":
+            world.rooted(body, one)
+        case "one twice":
+            world.rooted(body, one, one)
+        case "not the operator's":
+            world.rooted(body, *world.recall)
+        case "no root":
+            world.rooted(body, one, other, root=one.signer)
+        case "elsewhere":
+            world.rooted(world.era(chain=EMPTY_CHAIN), one, other)
+        case "again":
+            world.rooted(body, one, other)
+            world.rooted(world.era(), one, other)
+    with pytest.raises(Refused):
+        world.advance(state, world.entries, world.head(era=1))
+    assert (state.era, state.epoch) == (0, 0)
+
+
+def test_a_chain_of_a_later_era_replaces_one_that_was_lost(world: World) -> None:
+    state = RevocationState()
+    for name in ("a", "b", "c"):
+        world.revoke(name)
+    world.advance(state, world.entries, world.head())
+    del world.entries[1:]
+    without = list(world.entries)
+    with pytest.raises(Refused) as refusal:
+        state.renewed(without, world.head(), verifier=world.pki.verifier, at=world.clock.now())
+    assert refusal.value.reason is Reason.EPOCH_ROLLED_BACK
+    world.rooted(world.era(), *world.keepers())
+    renewed, taken = state.renewed(
+        world.entries, world.head(era=1), verifier=world.pki.verifier, at=world.clock.now()
+    )
+    assert (renewed.era, renewed.epoch, len(taken)) == (1, 2, 2)
+    assert (state.era, state.epoch) == (0, 3)
+
+
+def test_the_roots_own_list_reaches_the_head_signer(world: World) -> None:
+    state = RevocationState()
+    signer = world.pki.signer_credential("head").identity
+    body = RootList(version=1, signers=(signer.thumbprint,))
+    world.rooted(body, world.keepers()[0])
+    with pytest.raises(Refused):
+        world.advance(state, world.entries, world.head())
+    world.entries.pop()
+    world.rooted(body, *world.keepers())
+    world.advance(state, world.entries, world.head())
+    assert state.identity_refusal(signer, at=0) is Reason.SIGNER_REVOKED
+    with pytest.raises(Refused) as refusal:
+        world.advance(state, world.entries, world.head())
+    assert refusal.value.reason is Reason.SIGNER_REVOKED
+
+
+def test_people_who_are_revoked_reinstate_nothing(world: World) -> None:
+    state = RevocationState()
+    world.revoke("a")
+    principal = f"principal/{world.recall[1].identity.id}"
+    world.add(
+        world.sign(
+            Revocation(Scope.CREDENTIAL, (principal,), RevocationEffect.DENY, RevocationReason.COMPROMISE),
+            world.recall[0],
+        )
+    )
+    body = Reinstatement(world.signed[0].digest, Scope.DEVICE, ("a",), "repaired")
+    world.add(world.sign(body, world.recall[0]), world.sign(body, world.recall[1]))
+    world.advance(state, world.entries, world.head())
+    # Nobody is stranded by such a step, and it frees nothing.
+    assert state.epoch == 3
+    assert state.effect(Scope.DEVICE, "a", at=0) is RevocationEffect.DENY
 
 
 def test_restore_equals_what_was_advanced(world: World) -> None:

@@ -111,26 +111,44 @@ async def test_a_head_that_does_not_follow_changes_nothing(
     assert following.follower.age() == 0.0
 
 
-async def test_a_new_era_with_an_earlier_epoch_is_stale_until_it_is_whole(following: Following) -> None:
-    following.room.revoke(Scope.DEVICE, DEVICE)
-    following.room.revoke(Scope.GATEWAY, "gateway-7")
+async def test_a_later_era_replaces_a_chain_that_was_lost_once_it_is_whole(following: Following) -> None:
+    room = following.room
+    room.revoke(Scope.DEVICE, DEVICE)
+    room.revoke(Scope.GATEWAY, "gateway-7")
+    room.revoke(Scope.GATEWAY, "gateway-8")
     await following.follower.ask()
-    del following.room.entries[1:]
-    following.service.bent = {"era": 1}
+    del room.entries[1:]
+    room.open_era()
+    following.clock.advance(1)
     assert await following.refusal() is Reason.SNAPSHOT_REQUIRED
-    assert following.follower.age() == float("inf")
+    assert following.revoked()
+    assert following.follower.age() == 1.0
+    following.service.heads.page = 1
+    assert await following.follower.ask()
     assert not await following.follower.ask()
     assert following.revoked()
-    assert following.follower.revocations.state.era == 1
+    state = following.follower.revocations.state
+    assert (state.era, state.epoch) == (1, 2)
+    assert state.effect(Scope.GATEWAY, "gateway-7", at=following.clock.now()) is None
     assert following.follower.age() == 0.0
 
 
-async def test_an_era_signed_by_somebody_else_clears_nothing(following: Following) -> None:
+@pytest.mark.parametrize("signer", ["head", "decision"])
+async def test_an_era_that_the_root_did_not_open_clears_nothing(following: Following, signer: str) -> None:
+    """A captured head signer restricts; it never un-revokes."""
     room = following.room
     room.revoke(Scope.DEVICE, DEVICE)
     await following.follower.ask()
+    following.clock.advance(1)
     signed = room.signed_by
-    room.signed_by = lambda _statement, body: signed("decision", body)  # type: ignore[method-assign]
+    room.signed_by = lambda _statement, body: signed(signer, body)  # type: ignore[method-assign]
     following.service.bent = {"era": 1, "epoch": 0, "chain": bytes(32)}
-    assert await following.refusal() is Reason.SIGNATURE_INVALID
+    for _ in range(3):
+        await following.refusal()
+        assert following.revoked()
+        assert following.follower.age() >= 1.0
+    room.signed_by = signed  # type: ignore[method-assign]
+    following.service.bent = {}
+    assert not await following.follower.ask()
     assert following.revoked()
+    assert following.follower.age() == 0.0

@@ -496,12 +496,16 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class Era:
-    """The way out of a bad ratchet: new floor of time and epoch. Eras only rise."""
+    """The way out of a bad ratchet: new floor of time and epoch. Eras only rise.
+
+    As a step of the chain of revocations it names its own epoch and the chain hash before it.
+    """
 
     era: Count
     floor: Instant
     epoch: Count
     reason: Text
+    chain: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
