@@ -35,9 +35,8 @@ from vigil.api.policy.v1 import policy_pb2
 from vigil.core.certificates import EVERY, Grant, Kind, milliseconds, store_pair
 from vigil.core.clock import SystemClock
 from vigil.core.keys import new_private_key
-from vigil.core.statements.bodies import Outcome
 from vigil.demo.installation import RunningInstallation
-from vigil.demo.technician import Done, Hand
+from vigil.demo.technician import Hand
 from vigil.demo.world import PumpAt, World
 from vigil.errors import Refused
 from vigil.identity import pki
@@ -371,11 +370,11 @@ class Stack:
         return make(self.address(name), name)
 
 
+def free_base() -> int:
+    """Where to look for free ports: somewhere below those that the kernel gives out."""
+    return random.randrange(12_000, 31_000, 50)
+
+
 def running(data: Path) -> RunningInstallation:
-    """An installation on a data folder, its ports from somewhere below those that the kernel gives out."""
-    base = random.randrange(12_000, 31_000, 50)
-    return RunningInstallation(DataFolder(data), TRUST_DOMAIN, base_port=base)
-
-
-def is_applied(done: Done) -> bool:
-    return done.outcome is Outcome.APPLIED
+    """An installation on a data folder, not started yet."""
+    return RunningInstallation(DataFolder(data), TRUST_DOMAIN, base_port=free_base())

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vigil.errors import Refused
 from vigil.run.layout import DEFAULT_TRUST_DOMAIN, default_data
 from vigil.run.up import run
 
@@ -17,15 +18,18 @@ def main() -> None:
     parser.add_argument("--no-gateway", action="store_true", help="start without a first site and gateway")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
-    sys.exit(
-        run(
+    try:
+        code = run(
             arguments.data,
             base_port=arguments.base_port,
             trust_domain=arguments.trust_domain,
             gateway=not arguments.no_gateway,
             output=arguments.output,
         )
-    )
+    except Refused as error:
+        first = error.refusals[0]
+        sys.exit(f"{first.sentence} ({first.reason}); {first.lifted_by}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":
