@@ -10,13 +10,12 @@ FNC1 is the control character GS and a symbology identifier such as ``]d2`` may 
 
 import re
 from dataclasses import dataclass
-from typing import Final
-
-from biip import ParseConfig, ParseError
-from biip.gs1_element_strings import GS1ElementStrings
-from biip.gs1_messages import GS1Message
+from typing import TYPE_CHECKING, Final
 
 from vigil.errors import Reason, Refused, refused
+
+if TYPE_CHECKING:
+    from biip.gs1_element_strings import GS1ElementStrings
 
 GS1: Final = "GS1"
 FNC1: Final = "\x1d"
@@ -29,7 +28,6 @@ _DI, _LOT, _MANUFACTURED, _EXPIRES, _SERIAL, _SOFTWARE = "01", "10", "11", "17",
 _CHARACTERS = re.compile(r"[!\"%&'()*+,\-./0-9:;<=>?A-Z_a-z\x1d]+", re.ASCII)
 """GS1 character set 82 (General Specifications, figure 7.11-1) and the separator."""
 _GTIN_14 = re.compile(r"[0-9]{14}", re.ASCII)
-_CONFIG = ParseConfig(separator_chars=[FNC1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ def parse_di(text: str) -> str:
     return elements[0].value
 
 
-def _elements(carrier: str) -> GS1ElementStrings:
+def _elements(carrier: str) -> "GS1ElementStrings":
     """Split a carrier into element strings that account for every one of its characters."""
     if not carrier or len(carrier) > MAX_CARRIER:
         raise _invalid(f"it is empty or longer than {MAX_CARRIER} characters")
@@ -106,9 +104,14 @@ def _elements(carrier: str) -> GS1ElementStrings:
     text = carrier[3:] if carrier.startswith(_SYMBOLOGIES) else carrier.removeprefix(FNC1)
     if _CHARACTERS.fullmatch(text) is None:
         raise _invalid("it holds a character outside GS1 character set 82, or nothing")
+    # The library loads every prefix of GS1's members: a service starts without it.
+    from biip import ParseConfig, ParseError
+    from biip.gs1_messages import GS1Message
+
     readable = text.startswith("(")
+    config = ParseConfig(separator_chars=[FNC1])
     try:
-        message = GS1Message.parse_hri(text) if readable else GS1Message.parse(text, config=_CONFIG)
+        message = GS1Message.parse_hri(text) if readable else GS1Message.parse(text, config=config)
     except (ParseError, ValueError, ArithmeticError):
         raise _invalid("GS1 knows no such application identifier, or not with such a value") from None
     elements = message.element_strings
@@ -118,11 +121,11 @@ def _elements(carrier: str) -> GS1ElementStrings:
     return elements
 
 
-def _readable_is(elements: GS1ElementStrings, text: str) -> bool:
+def _readable_is(elements: "GS1ElementStrings", text: str) -> bool:
     return text == "".join(f"({element.ai.ai}){element.value}" for element in elements)
 
 
-def _scanned_is(elements: GS1ElementStrings, text: str) -> bool:
+def _scanned_is(elements: "GS1ElementStrings", text: str) -> bool:
     """General Specifications 7.8.6: a field of variable length ends with FNC1, unless it is the last."""
     rest = text
     for element in elements:

@@ -16,7 +16,6 @@ from vigil.feed.trust import CurrentVerifier
 from vigil.policy.case import Device, Installable, Verified
 from vigil.policy.config import PolicyConfig
 from vigil.policy.engine.bundle import DEFAULT_BUNDLE, read_bundle
-from vigil.policy.engine.opa_server import OpaServerEngine
 from vigil.policy.engine.port import PolicyEngine
 from vigil.policy.engine.wasm import WasmEngine
 from vigil.policy.heads import HeadFollower
@@ -42,6 +41,9 @@ async def open_engine(config: PolicyConfig) -> PolicyEngine:
         raise refused(Reason.POLICY_UNDEFINED, f"the bundle {path} cannot be read: {error}") from error
     if config.engine == "wasm":
         return WasmEngine(bundle)
+    # Its HTTP client costs a third of a second to import, and most installations run Rego in the process.
+    from vigil.policy.engine.opa_server import OpaServerEngine
+
     host, port = config.opa_address
     return await OpaServerEngine.open(host=host, port=port, revision=bundle.revision)
 
