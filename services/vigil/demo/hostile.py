@@ -1,7 +1,7 @@
 """A captured gateway: the real service, with the real key, and an attacker's tap on the wire to the pumps.
 
 ``python -m vigil.demo.hostile --config gateway.toml`` wires `vigil.gateway` as its own ``__main__`` does and puts a
-recording port between it and its devices' streams. Through a local socket (``tap.sock`` in its data folder) it is told
+recording port between it and its devices' streams. Through a local socket (its path in VIGIL_DEMO_TAP) it is told
 what is done to the next bundle that passes, or has an old one sent again. It is an attacker's program: nothing of
 it is part of the product.
 
@@ -12,6 +12,7 @@ it is part of the product.
 import asyncio
 import dataclasses
 import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from vigil.core import cbor
 from vigil.core.statements.bodies import Decision, Intent, Receipt
 from vigil.core.statements.envelope import read
 from vigil.core.statements.schema import encode_body
+from vigil.demo.processes import TAP_VARIABLE
 from vigil.errors import Reason, Refused, refused
 from vigil.gateway.__main__ import Gateway
 from vigil.gateway.config import GatewayConfig
@@ -133,9 +135,7 @@ class HostileGateway(Gateway):
 
     async def listen(self) -> asyncio.Server:
         """Serve the attacker's socket."""
-        path = self._config.data_dir / "tap.sock"
-        path.unlink(missing_ok=True)
-        return await asyncio.start_unix_server(self._serve, path)
+        return await asyncio.start_unix_server(self._serve, os.environ[TAP_VARIABLE])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():

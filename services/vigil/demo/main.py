@@ -1,6 +1,7 @@
 """`vigil demo`: brings a world up, shows every promise, and says whether what came was what was expected."""
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -70,14 +71,23 @@ STEPS = (
 def run(data: Path | None, *, output: str, stay: bool, pumps: int = PUMPS, sites: int = SITES) -> int:
     """Show everything; returns 0 when every step went as expected, else 1. Owns its event loop.
 
-    Raises STATE_CONFLICT, FIELD_INVALID when it cannot begin.
+    ``data``: where the demonstration's folder is made and left; None: in a temporary one, removed at the end. Never
+    in an installation that is there already. Raises what keeps it from beginning.
     """
-    home = Path(tempfile.mkdtemp(prefix="vigil-demo-")) if data is None else data.absolute()
+    home = Path(tempfile.mkdtemp(prefix="vigil-demo-")) if data is None else _fresh(data.absolute())
     try:
         return asyncio.run(_demo(home, output=output, stay=stay, pumps=pumps, sites=sites))
     finally:
         if data is None:
             shutil.rmtree(home, ignore_errors=True)
+
+
+def _fresh(data: Path) -> Path:
+    for number in itertools.count(1):
+        home = data / f"demo-{number}"
+        if not home.exists():
+            return home
+    raise AssertionError("numbers do not end")
 
 
 async def _demo(home: Path, *, output: str, stay: bool, pumps: int, sites: int) -> int:

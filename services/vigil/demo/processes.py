@@ -3,12 +3,15 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vigil.errors import Reason, refused
 from vigil.rpc.service_main import PARENT_FD
+
+TAP_VARIABLE = "VIGIL_DEMO_TAP"
+"""Tells the captured gateway where the attacker's socket is."""
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Child:
 
     arguments: Sequence[str]
     log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
     _pipe: tuple[int, int] | None = None
 
@@ -32,7 +36,12 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, PARENT_FD: str(self._pipe[0]), "GRPC_VERBOSITY": "NONE"},
+                env={
+                    **os.environ,
+                    **self.environment,
+                    PARENT_FD: str(self._pipe[0]),
+                    "GRPC_VERBOSITY": "NONE",
+                },
                 pass_fds=(self._pipe[0],),
                 start_new_session=True,
             )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -25,14 +26,14 @@ from vigil.core.statements.envelope import Scribe
 from vigil.demo.fleet import ControlLine, FleetProcess
 from vigil.demo.installation import START_S, RunningInstallation
 from vigil.demo.people import Cast, admin_session, appoint
-from vigil.demo.processes import Child
+from vigil.demo.processes import TAP_VARIABLE, Child
 from vigil.demo.relay import Relay
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
 from vigil.errors import Reason, Refused, refused
 from vigil.run import manufacturer
 from vigil.run.configs import GATEWAY_PEERS
 from vigil.run.gateways import choose_address, write_gateway
-from vigil.run.layout import DataFolder
+from vigil.run.layout import DataFolder, runtime_folder
 
 MAKER = "aria-medical"
 HOSPITALS = "northern-hospitals"
@@ -87,6 +88,7 @@ class World:
     fleets: list[FleetProcess] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
     profile: Profile | None = None
+    sockets: Path = field(default_factory=runtime_folder)  # a socket's path may have 107 bytes
     relays: dict[str, Relay] = field(default_factory=dict)  # service -> the wire of the fourth site's gateway
     hostile: Child | None = None
     tap: ControlLine | None = None  # the attacker's hand on the third site's gateway
@@ -110,6 +112,7 @@ class World:
         await asyncio.gather(*(relay.stop() for relay in self.relays.values()))
         for session in self.people.values():
             await session.close()
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 def demo_file(name: str) -> bytes:
@@ -356,10 +359,11 @@ async def _open_site(
 async def _start_hostile(world: World, captured: DataFolder, site: str) -> None:
     home = captured.gateway(world.gateways[site])
     arguments = ["vigil.demo.hostile", "--config", str(home / "gateway.toml")]
-    world.hostile = Child(arguments, world.home / "hostile.log")
+    tap = world.sockets / "tap.sock"
+    world.hostile = Child(arguments, world.home / "hostile.log", {TAP_VARIABLE: str(tap)})
     await world.hostile.start()
     await world.hostile.line(seconds=START_S)
-    world.tap = ControlLine(home / "data" / "tap.sock")
+    world.tap = ControlLine(tap)
     await world.tap.open()
 
 
@@ -467,7 +471,7 @@ def _make_pumps(world: World, count: int) -> list[tuple[Manufactured, str, Fleet
     for half in range(2):
         folder = world.home / "pumps" / f"fleet-{half + 1}"
         folder.mkdir(mode=0o700, parents=True)
-        control, log = world.home / f"fleet-{half + 1}.sock", world.home / f"fleet-{half + 1}.log"
+        control, log = world.sockets / f"fleet-{half + 1}.sock", world.home / f"fleet-{half + 1}.log"
         world.fleets.append(FleetProcess(folder, control=control, log=log))
     for number in range(count):
         fleet = world.fleets[number % 2]
