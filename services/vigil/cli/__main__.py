@@ -2,14 +2,17 @@
 
 import sys
 
-from vigil.cli.app import hoisted
-
 
 def main() -> None:
     """Run one command and exit with its code. Global options may stand anywhere before ``--``."""
-    from vigil.cli.app import app
+    from vigil.cli.app import app, help_text, hoisted
 
-    sys.argv[1:] = hoisted(sys.argv[1:])
+    arguments = hoisted(sys.argv[1:])
+    words = help_text(arguments)
+    if words is not None:
+        print(words)
+        return
+    sys.argv[1:] = arguments
     app(prog_name="vigil")
 
 
