@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tests.support.pki import DEVICE, ORGANIZATION, SITE, Credential, TestPki
 from vigil.core import cbor, merkle
 from vigil.core.clock import Clock, ManualClock
 from vigil.core.commands import RecordedProof, record_leaf, target_path, target_root
 from vigil.core.digest import sha256
+from vigil.core.keys import KeySigner
 from vigil.core.revocations import EMPTY_CHAIN, Entry, PathStep, chain_hash
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import Scribe, Statement, read
@@ -437,6 +440,35 @@ class PumpSite:
         previous = self.entries[-1].chain if self.entries else EMPTY_CHAIN
         entry = Entry(epoch, (statement.data,), chain_hash(previous, epoch, [statement.digest]))
         self.entries.append(entry)
+        return entry
+
+    def open_era(self, era: int = 1, *, floor: int | None = None) -> Entry:
+        """The offline root and two people of the operator open an era at the end of the chain."""
+        epoch = len(self.entries) + 1
+        previous = self.entries[-1].chain if self.entries else EMPTY_CHAIN
+        body = b.Era(
+            era=era,
+            floor=self.clock.now() if floor is None else floor,
+            epoch=epoch,
+            reason="the chain was lost",
+            chain=previous,
+        )
+        root = self.pki.root
+        scribe = Scribe(
+            signer=KeySigner(root.private_key, [root.certificate.public_bytes(Encoding.DER)]),
+            issuer="signer/root",
+            clock=self.clock,
+            entropy=os.urandom,
+            numbered=False,
+        )
+        statements = (
+            scribe.sign(body, subject="revocation/era"),
+            *(self.sign(self.pki.admin(number), body, subject="revocation/era") for number in (1, 2)),
+        )
+        digests = [statement.digest for statement in statements]
+        entry = Entry(epoch, tuple(one.data for one in statements), chain_hash(previous, epoch, digests))
+        self.entries.append(entry)
+        self.era = era
         return entry
 
     def head(self, challenges: bytes | None = None, **values: Any) -> Statement[b.Head]:

@@ -149,6 +149,11 @@ class RevocationState:
         default_factory=dict
     )
 
+    @property
+    def position(self) -> tuple[int, int, bytes]:
+        """Era, epoch and chain hash."""
+        return (self.era, self.epoch, self.chain)
+
     def advance(
         self,
         entries: Sequence[Entry],

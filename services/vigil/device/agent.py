@@ -305,7 +305,7 @@ class DeviceAgent:
             )
         except Refused as error:
             if error.reason is Reason.SNAPSHOT_REQUIRED:
-                return [messages.RevocationsAfter(self._trust.revocations.epoch)]
+                return [messages.RevocationsAfter(self._trust.wanted_after)]
             raise
         if taken.answered is not None:
             self._lease.answered(taken.answered)
@@ -321,8 +321,8 @@ class DeviceAgent:
 
     def _acknowledgement(self) -> messages.AcknowledgementMessage:
         """Signed after what it says was persisted."""
-        state = self._trust.revocations
-        body = Acknowledgement(state.epoch, state.chain, state.era, self._time.now())
+        era, epoch, chain = self._trust.persisted
+        body = Acknowledgement(epoch, chain, era, self._time.now())
         return messages.AcknowledgementMessage(self._sign(body).data)
 
     # --- artifacts, certificates, news

@@ -69,12 +69,13 @@ def release_target(read_one: ReadBundle, action: ActionSpec, view: View) -> Targ
     _check_named(read_one, action, body.firmware)
     if body.model != view.profile.body.model:
         raise refused(Reason.PROFILE_MISMATCH, f"the build is for the model {body.model}")
+    authoriser = _authoriser(read_one, body, view)
     return Target(
         digest=body.firmware,
         size=body.size,
-        signer=signer,
+        signers=(signer,) if authoriser is None else (signer, authoriser),
         release=body,
-        authorised=_authorised(read_one, body, view),
+        authorised=authoriser is not None,
     )
 
 
@@ -99,7 +100,7 @@ def baseline_target(read_one: ReadBundle, action: ActionSpec, view: View) -> Tar
     _check_named(read_one, action, body.content)
     if view.profile.body.model not in body.models or body.baseline_kind is not _KIND_OF[action.effect]:
         raise refused(Reason.PROFILE_MISMATCH, "the baseline is for other models, or of another kind")
-    return Target(digest=body.content, size=body.size, signer=signer, baseline=body)
+    return Target(digest=body.content, size=body.size, signers=(signer,), baseline=body)
 
 
 def profile_refusals(admission: Admission, view: View) -> list[Refusal]:
@@ -175,23 +176,20 @@ def _check_named(read_one: ReadBundle, action: ActionSpec, digest: bytes) -> Non
         )
 
 
-def _authorised(read_one: ReadBundle, release: Release, view: View) -> bool:
-    """Whether a downgrade authorisation names this build and a population that this device stands in.
+def _authoriser(read_one: ReadBundle, release: Release, view: View) -> Identity | None:
+    """Who signed a downgrade authorisation that names this build and a population that this device stands in.
 
     A population is this one device, or the very population of the intent, under whose root the command proved it.
     """
     downgrade, intent = read_one.downgrade, read_one.intent.body
     if downgrade is None:
-        return False
-    manufacturer_signer(downgrade, view)
+        return None
+    signer = manufacturer_signer(downgrade, view)
     body = downgrade.body
     alone = body.population_count == 1 and body.population_root == target_root([view.device_id])
     same = (body.population_root, body.population_count) == (intent.target_root, intent.target_count)
-    return (
-        body.firmware == release.firmware
-        and body.security_version == release.security_version
-        and (alone or same)
-    )
+    named = (body.firmware, body.security_version) == (release.firmware, release.security_version)
+    return signer if named and (alone or same) else None
 
 
 def _therapy_refusals(admission: Admission, view: View) -> list[Refusal]:

@@ -40,6 +40,7 @@ from vigil.core.statements.bodies import (
     Effect,
     Intent,
     Mode,
+    Recorded,
     Release,
 )
 from vigil.core.statements.envelope import Statement, StatementKind, check, kind_of, read
@@ -175,7 +176,7 @@ def admit(
         read=read_one,
         parties=parties,
         action=action,
-        signers=signers if target is None else (*signers, target.signer),
+        signers=signers if target is None else (*signers, *target.signers),
         target=target,
         staged=staged,
         apply_not_after=_apply_not_after(read_one, permit),
@@ -269,9 +270,14 @@ def restore_admission(
         signer = view.verifier.remember(read_one.permit.chain)
         check(read_one.permit, signer)
         signers.append(signer)
+    # A revocation of who put it on record reaches a staged command after a restart as well.
+    proofs = (*read_one.bundle.statements_recorded, read_one.bundle.permit_recorded)
+    signers += [
+        view.verifier.remember(read(proof.recorded, Recorded).chain) for proof in proofs if proof is not None
+    ]
     target = _target(read_one, action, view)
     if target is not None:
-        signers.append(target.signer)
+        signers += target.signers
     return Admission(
         read=read_one,
         parties=Parties(

@@ -96,11 +96,14 @@ class Parties:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What an action installs, as its signed statement names it; ``authorised`` by a downgrade authorisation."""
+    """What an action installs, as its signed statement names it; ``authorised`` by a downgrade authorisation.
+
+    ``signers``: who signed the one and the other.
+    """
 
     digest: bytes
     size: int
-    signer: Identity
+    signers: tuple[Identity, ...]
     release: Release | None = None
     baseline: Baseline | None = None
     authorised: bool = False

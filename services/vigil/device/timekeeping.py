@@ -39,6 +39,10 @@ class DeviceTime:
             self._anchor = head - self._elapsed()
         return True
 
+    def reset(self, floor: int) -> None:
+        """Begin again at an era's floor: the way out of a floor and a clock that stand too far ahead."""
+        self._floor = self._anchor = floor - self._elapsed()
+
     def monotonic(self) -> float:
         """Seconds from an arbitrary start, so that this is a `vigil.core.clock.Clock`."""
         return self._clock.monotonic()

@@ -15,7 +15,7 @@ from vigil.core.statements.bodies import Head, Profile, RootList
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.device.store import DeviceStore
 from vigil.device.timekeeping import DeviceTime
-from vigil.errors import Reason, refused
+from vigil.errors import Reason, Refused, refused
 
 _CHAIN, _PROFILE, _ERA, _FLOOR, _ROOT_LIST = "chain.attestation", "profile", "era", "floor", "root-list"
 _MAX_HEADS: Final = 64
@@ -103,12 +103,21 @@ class Trust:
         # What was persisted counts as held for long.
         self._held = [(float("-inf"), self.revocations.epoch)]
         self._aside: list[Entry] = []
+        self._unsaved: list[ReadEntry] = []
+        self._anew = False
+        self.persisted = self.revocations.position
+        """Era, epoch and chain hash that a restart begins with; nothing later is acknowledged."""
 
     @property
     def held_epoch(self) -> int:
         """The highest epoch of a head held for more than 8 s (Device check 5)."""
         now = self._clock.monotonic()
         return [epoch for since, epoch in self._held if now - since > HEAD_TOLERANCE_S][-1]
+
+    @property
+    def wanted_after(self) -> int:
+        """The epoch after which entries are missing: 0 when the chain of a later era is to be taken whole."""
+        return 0 if self._anew else self.revocations.epoch
 
     def take_profile(self, data: bytes) -> bool:
         """Take a newer profile of the model; False when it is not newer. Raises SIGNATURE_INVALID or others."""
@@ -131,8 +140,11 @@ class Trust:
             return False
         old, new = self.verifier.bundle, verifier.bundle
         own, offered = old.manufacturers.get(self.manufacturer), new.manufacturers.get(self.manufacturer)
-        if (old.root, old.trust_domain, old.operator) != (new.root, new.trust_domain, new.operator) or (
-            own is not None and own != offered
+        if (old.root, old.trust_domain, old.operator, own) != (
+            new.root,
+            new.trust_domain,
+            new.operator,
+            offered,
         ):
             raise refused(
                 Reason.CERTIFICATE_INVALID,
@@ -200,18 +212,13 @@ class Trust:
         head = self._shared.head(head_bytes, self.verifier, at=self.time.floor())
         if head.signer in self.distrusted:
             raise refused(Reason.SIGNER_REVOKED, "the root does not trust the signer of this head")
-        state, body = self.revocations, head.body
-        taken: tuple[ReadEntry, ...] = ()
-        if (body.era, body.epoch, body.chain) != (state.era, state.epoch, state.chain):
-            steps_on = {entry.epoch for entry in entries if state.epoch < entry.epoch <= body.epoch}
-            if len(steps_on) != max(0, body.epoch - state.epoch):
-                raise refused(Reason.SNAPSHOT_REQUIRED, f"entries after epoch {state.epoch} are missing")
-            at = max(self.time.floor(), body.issued)
-            taken = state.advance(entries, head, verifier=self.verifier, at=at)
-            # A verified, chained head moves the epoch at once; permits refer to it 8 s later.
-            self._hold(state.epoch)
+        body, taken = head.body, self._follow(entries, head)
+        if self._unsaved or self.persisted != self.revocations.position:
+            # What could not be written before is written with what is new, so that the chain on disk has no hole.
             with self._store.transaction():
-                self._persist(taken)
+                self._persist()
+            self._unsaved.clear()
+            self.persisted = self.revocations.position
         floor = self.time.floor()
         if (
             self.time.agree(head=body.issued, gateway=gateway_time)
@@ -220,6 +227,37 @@ class Trust:
             self.keep_floor()
         answered = next((one for one in challenges if answers(head, one, steps)), None)
         return Taken(taken, answered)
+
+    def _follow(self, entries: Sequence[Entry], head: Statement[Head]) -> tuple[ReadEntry, ...]:
+        """Enforce, in memory, what a verified head confirms; a later era's chain whole, in the former one's place."""
+        state, body = self.revocations, head.body
+        if (body.era, body.epoch, body.chain) == state.position:
+            return ()
+        later, at = body.era > state.era, max(self.time.floor(), body.issued)
+        self._anew = self._anew and later
+        try:
+            _check_gapless(entries, after=self.wanted_after, epoch=body.epoch)
+            if self._anew:
+                self.revocations, taken = state.renewed(entries, head, verifier=self.verifier, at=at)
+                self._held = [(float("-inf"), 0)]
+                self._unsaved.clear()
+            else:
+                taken = state.advance(entries, head, verifier=self.verifier, at=at)
+        except Refused as error:
+            gap = error.reason is Reason.SNAPSHOT_REQUIRED and body.epoch > state.epoch
+            if later and not self._anew and not gap:
+                self._anew = True
+                raise refused(Reason.SNAPSHOT_REQUIRED, "the chain of a later era is missing") from error
+            raise
+        self._anew = False
+        self._unsaved += taken
+        for one in taken:
+            if one.era:
+                # An era statement resets the floor of time.
+                self.time.reset(one.era[0].body.floor)
+        # A verified, chained head moves the epoch at once; permits refer to it 8 s later.
+        self._hold(body.epoch)
+        return taken
 
     def keep_floor(self) -> None:
         """Store the floor of time; inside or outside a transaction."""
@@ -232,8 +270,11 @@ class Trust:
         recent = [one for one in self._held if now - one[0] <= HEAD_TOLERANCE_S]
         self._held = [*long[-1:], *recent, (now, epoch)]
 
-    def _persist(self, taken: Sequence[ReadEntry]) -> None:
-        for one in taken:
+    def _persist(self) -> None:
+        if self.persisted[0] != self.revocations.era:
+            first = min((one.entry.epoch for one in self._unsaved), default=0)
+            self._store.execute("DELETE FROM entries WHERE epoch >= ?", (first,))
+        for one in self._unsaved:
             entry = one.entry
             self._store.execute(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)",
@@ -277,6 +318,12 @@ def store_enrolment(
     with store.transaction():
         store.put(_CHAIN, list(chain))
     return identity
+
+
+def _check_gapless(entries: Sequence[Entry], *, after: int, epoch: int) -> None:
+    steps_on = {entry.epoch for entry in entries if after < entry.epoch <= epoch}
+    if len(steps_on) != max(0, epoch - after):
+        raise refused(Reason.SNAPSHOT_REQUIRED, f"entries after epoch {after} are missing")
 
 
 def _device_identity(verifier: ChainVerifier, chain: Sequence[bytes]) -> Identity:

@@ -8,15 +8,17 @@ import pytest
 
 from tests.support.pumps import FIRMWARE, MODEL, NEW_FIRMWARE, PowerCut, PumpSite, TestPump, receipt
 from vigil.core import cbor, merkle
+from vigil.core.certificates import ChainVerifier
 from vigil.core.digest import sha256
 from vigil.core.keys import new_private_key
 from vigil.core.merkle import Frontier
+from vigil.core.revocations import EMPTY_CHAIN
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import check, read
 from vigil.device import messages
 from vigil.device.pump import SELF_TEST_FAILS
 from vigil.device.slots import tamper_firmware
-from vigil.errors import Reason
+from vigil.errors import Reason, Refused, refused
 
 SET = "set-occlusion-pressure"
 PRESSURE = {"occlusion_pressure": 300}
@@ -234,6 +236,18 @@ def test_a_revocation_reaches_a_staged_command(site: PumpSite, pump: TestPump, w
     out = pump.answer_head(challenge)
     assert late_receipts(out)[-1].outcome is b.Outcome.ABANDONED
     assert pump.hardware.configuration.settings["occlusion_pressure"] == 250
+
+
+@pytest.mark.parametrize("statement", ["decision", "recorded"])
+def test_a_revoked_signer_reaches_a_staged_command_after_a_restart(
+    site: PumpSite, pump: TestPump, statement: str
+) -> None:
+    staged(site, pump)
+    pump.restart()
+    site.revoke(b.Scope.SIGNER, site.pki.signer_credential(statement).identity.thumbprint.hex())
+    pump.answer_head()
+    pump.agent.tick()
+    assert pump.agent.status().staged_commands == 0
 
 
 def test_a_hold_stops_a_staged_command_until_it_is_lifted(site: PumpSite, pump: TestPump) -> None:
@@ -667,6 +681,71 @@ def test_a_revocation_is_persisted_before_it_is_acknowledged(site: PumpSite, pum
     assert read(acknowledgement.acknowledgement, b.Acknowledgement).body.epoch == 1
     pump.restart()
     assert pump.agent.status().revocation_epoch == 1
+
+
+def test_what_could_not_be_written_is_enforced_not_acknowledged_and_written_later(
+    site: PumpSite, pump: TestPump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise refused(Reason.STORAGE_UNAVAILABLE, "the disk is full")
+
+    site.revoke(b.Scope.DEVICE, "dev-cccccccccccccccc")
+    with monkeypatch.context() as patched:
+        patched.setattr(pump.store, "_commit", full)
+        assert pump.answer_head() == []
+    assert pump.agent.trust.revocations.epoch == 1
+    welcomed = pump.agent.handle(messages.Welcome("gateway-1", site.clock.now(), b"", ""))
+    (early,) = of_kind(welcomed, messages.AcknowledgementMessage)
+    assert read(early.acknowledgement, b.Acknowledgement).body.epoch == 0
+    site.revoke(b.Scope.DEVICE, "dev-dddddddddddddddd")
+    (late,) = of_kind(pump.answer_head(), messages.AcknowledgementMessage)
+    assert read(late.acknowledgement, b.Acknowledgement).body.epoch == 2
+    pump.restart()
+    assert pump.agent.status().revocation_epoch == 2
+
+
+def test_a_head_signer_alone_opens_no_era(site: PumpSite, pump: TestPump) -> None:
+    site.revoke(b.Scope.CREDENTIAL, "principal/p-technician")
+    pump.answer_head()
+    for values in ({"era": 1}, {"era": 2**62}, {"era": 1, "epoch": 0, "chain": EMPTY_CHAIN}):
+        pump.answer_head(**values)
+        pump.answer_head(**values)
+        assert pump.agent.trust.revocations.position[:2] == (0, 1)
+    site.revoke(b.Scope.DEVICE, "dev-cccccccccccccccc")
+    assert of_kind(pump.answer_head(entries=site.entries[1:]), messages.AcknowledgementMessage)
+
+
+def test_an_era_of_the_root_and_two_people_is_followed_through_a_lost_chain(
+    site: PumpSite, pump: TestPump
+) -> None:
+    """The way out of a bad ratchet: epoch and floor begin again, and a restart finds them so."""
+    for place in range(3):
+        site.revoke(b.Scope.DEVICE, f"dev-cccccccccccccc{place + 2}c")
+    pump.answer_head()
+    site.clock.advance(9)
+    ahead = pump.agent.trust.time.floor()
+    del site.entries[1:]
+    site.open_era(floor=ahead - 3_600_000)
+    assert pump.answer_head(entries=()) == [messages.RevocationsAfter(0)]
+    assert pump.agent.trust.revocations.epoch == 3
+    assert of_kind(
+        pump.answer_head(gateway_time=site.clock.now() - 3_600_000), messages.AcknowledgementMessage
+    )
+    assert pump.agent.trust.revocations.position[:2] == (1, 2)
+    assert pump.agent.trust.time.floor() < ahead
+    assert pump.agent.trust.held_epoch == 0
+    pump.restart()
+    assert pump.agent.trust.revocations.position[:2] == (1, 2)
+
+
+def test_no_gateway_brings_a_root_for_the_pumps_own_manufacturer(site: PumpSite, pump: TestPump) -> None:
+    trust, bundle = pump.agent.trust, site.pki.bundle
+    trust.verifier = ChainVerifier(replace(bundle, manufacturers={}))
+    with pytest.raises(Refused):
+        trust.take_trust(bundle.to_json())
+    trust.verifier = ChainVerifier(bundle)
+    with pytest.raises(Refused):
+        trust.take_trust(replace(bundle, manufacturers={}).to_json())
 
 
 def test_a_gap_is_asked_for_and_long_histories_come_in_pieces(site: PumpSite, pump: TestPump) -> None:
