@@ -11,6 +11,7 @@ import grpc
 from vigil.api.feed.v1 import feed_pb2, feed_pb2_grpc
 from vigil.core.clock import Clock, Entropy
 from vigil.feed.change import START, Change, Position
+from vigil.rpc.deadline import raise_if_cancelled
 
 INTERVAL_S = 1.0
 """Between two challenges."""
@@ -114,6 +115,7 @@ class Replica:
             except Exception as error:  # noqa: BLE001 - the task's outer edge: the state ages until it works again
                 _log.exception("the replica of %s failed", self.name)
                 self.last_error = repr(error)
+            raise_if_cancelled()
             _log.info("the replica of %s connects again: %s", self.name, self.last_error)
             await self._sleep(self._backoff())
 

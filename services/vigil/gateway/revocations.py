@@ -27,6 +27,7 @@ from vigil.gateway.challenges import ChallengeTree, DeviceAnswer
 from vigil.gateway.own_key import OwnKey
 from vigil.gateway.trust import Trust
 from vigil.rpc import status
+from vigil.rpc.deadline import raise_if_cancelled
 from vigil.storage import Database
 
 SILENCE_S: Final = 6.0
@@ -175,6 +176,7 @@ class RevocationFollower:
                 self._log.info("edge_silent")
             except Exception:  # noqa: BLE001 - the task's outer edge: the lease runs out meanwhile, as it must
                 self._log.exception("edge_failed")
+            raise_if_cancelled()
             failures = 0 if self._view.lease_age() < before else failures + 1
             place += 1
             pause = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 8))

@@ -32,3 +32,14 @@ def bounded(timeout: float | None) -> float | None:
 def detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Run work that outlives the call being served: without its deadline and without its caller."""
     return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError when this task is being cancelled.
+
+    A call of gRPC takes a cancellation that meets it while it starts for its own, and may then end with another
+    error: whoever would go on after such an error asks here first.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from vigil.errors import Reason, Refusal, Refused, Status, refused
+from vigil.rpc import deadline
 
 T = TypeVar("T")
 
@@ -101,6 +102,7 @@ async def translated(call: Awaitable[T]) -> T:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        deadline.raise_if_cancelled()
         raise from_rpc_error(error) from error
 
 
@@ -110,6 +112,7 @@ async def translated_stream(call: AsyncIterable[T]) -> AsyncIterator[T]:
         async for response in call:
             yield response
     except grpc.aio.AioRpcError as error:
+        deadline.raise_if_cancelled()
         raise from_rpc_error(error) from error
 
 

@@ -191,6 +191,7 @@ class Exchange(Generic[ItemT, ReplyT]):
                 self._closed = True
                 self._fail_queue(_lost(self.name))
                 return
+            deadline.raise_if_cancelled()
             if stream.was_open:
                 pause = FIRST_PAUSE
             elif failure is not None and not self._up:
