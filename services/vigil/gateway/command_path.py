@@ -109,8 +109,9 @@ class CommandPath:
         """Checks 1, 3, 4, 5; attestation if due; the nonce last. Raises what refuses it."""
         device = self._facts.device(caller, request.device_id)
         target = self._facts.target(device, request.action)
-        self._facts.require(caller, target)
+        self._facts.require_caller(caller, target)
         self._take_quota(caller, target)
+        self._facts.require(caller, target)
         session = self._facts.sessions.require(device.device_id)
         action_class = target.spec.action_class
         result = self._attestation.newest(device.device_id)
@@ -159,13 +160,8 @@ class CommandPath:
         device = self._facts.device(caller, request.device_id)
         submission = await self._read(request)
         target = self._facts.target(device, submission.intent.body.action)
-        standing = self._facts.standing(caller, target)
         # 1: the caller's certificate and role, for the action's class.
-        first = domain.caller_refusal(
-            caller, target.spec.action_class, now=standing.now, lease_age_s=standing.lease_age_s
-        )
-        if first is not None:
-            raise Refused([first])
+        self._facts.require_caller(caller, target)
         # 2: the signer is the caller.
         if submission.command.signer != caller.thumbprint:
             raise refused(
@@ -212,7 +208,7 @@ class CommandPath:
         try:
             # 4 and 5: revocation, the lease for this class, the connection.
             self._facts.require(caller, target)
-            self._require_usable(submission)
+            _require_usable(submission.kept)
             self._quotas.nonce_used(caller.thumbprint, target.device.device_id)
             decided = None
             if target.spec.action_class is ActionClass.S1:
@@ -228,6 +224,8 @@ class CommandPath:
                 )
                 if decided.HasField("refusal"):
                     raise status.from_status(decided.refusal)
+            # An intent taken back, or an approval voided, while policy decided: the permit is worth nothing.
+            await self._require_unchanged(submission)
             # 7: revocation and lease again, just before forwarding.
             self._facts.require_still(caller, target)
             session = self._facts.sessions.require(target.device.device_id)
@@ -257,11 +255,12 @@ class CommandPath:
         self._receipts.done(waiting)
         return await self._records.answered(record, list(waiting.receipts.values()))
 
-    @staticmethod
-    def _require_usable(submission: Submission) -> None:
-        refusal = domain.intent_usable(submission.kept.state if submission.kept else "open")
-        if refusal is not None:
-            raise Refused([refusal])
+    async def _require_unchanged(self, submission: Submission) -> None:
+        if submission.kept is not None:
+            kept = await self._records.intent(submission.intent.digest)
+            if kept is None or len(kept.approvals) < len(submission.kept.approvals):
+                raise Refused([domain.taken_back()])
+            _require_usable(kept)
 
     def _ended(self, digest: bytes, task: asyncio.Task[gateway_pb2.SubmitCommandResponse]) -> None:
         self._running.pop(digest, None)
@@ -376,3 +375,9 @@ class CommandPath:
         left = deadline.remaining()
         left = DEFAULT_DEADLINE_S if left is None else left
         return asyncio.get_running_loop().time() + max(left - ANSWER_MARGIN_S, left / 2)
+
+
+def _require_usable(kept: IntentRow | None) -> None:
+    """Raises INTENT_CANCELLED."""
+    if kept is not None and not domain.intent_usable(kept.state):
+        raise Refused([domain.taken_back()])

@@ -258,10 +258,13 @@ def intent_state(kept: str, *, needed: int, given: int, expires: int, now: int) 
     return "approved" if given >= needed else "pending"
 
 
-def intent_usable(kept: str) -> Refusal | None:
-    """Whether an intent that is kept here may still be submitted."""
-    if kept != "cancelled":
-        return None
+def intent_usable(kept: str) -> bool:
+    """Whether an intent that is kept here may still be submitted; one for many devices is used many times."""
+    return kept != "cancelled"
+
+
+def taken_back() -> Refusal:
+    """An intent that is worth nothing any more."""
     return Refusal(
         Reason.INTENT_CANCELLED,
         "This intent was taken back, or an approval behind it was voided by a revocation.",

@@ -105,6 +105,17 @@ class Facts:
             connected=self.sessions.get(device_id) is not None,
         )
 
+    def require_caller(self, caller: Identity, target: Target) -> None:
+        """Gateway check 1: the caller's certificate and role for the action's class, answered alone."""
+        refusal = domain.caller_refusal(
+            caller,
+            target.spec.action_class,
+            now=self._clock.now(),
+            lease_age_s=self.revocations.lease_age(),
+        )
+        if refusal is not None:
+            raise Refused([refusal])
+
     def require(self, caller: Identity, target: Target) -> None:
         """Gateway checks 1 (certificate, role), 4 and 5. Raises every refusal that applies."""
         refusals = domain.own_refusals(self.standing(caller, target))

@@ -232,8 +232,9 @@ class Intents:
             refusals.append(
                 Refusal(Reason.INTENT_EXPIRED, "The intent or the approval has expired.", "a new intent")
             )
-        state = domain.intent_usable(row.state)
-        return refusals if state is None else [*refusals, state]
+        if not domain.intent_usable(row.state):
+            refusals.append(domain.taken_back())
+        return refusals
 
     async def _record(self, statement: bytes, device_ids: Sequence[str]) -> bytes:
         subjects = [f"device/{device_id}" for device_id in device_ids]

@@ -33,9 +33,8 @@ class Preview:
         self._quotas.take(caller.thumbprint, "previews")
         refusals: list[Refusal] = domain.own_refusals(self._facts.standing(caller, target))
         kept = await self._records.intent(intent.digest)
-        unusable = domain.intent_usable(kept.state) if kept is not None else None
-        if unusable is not None:
-            refusals.append(unusable)
+        if kept is not None and not domain.intent_usable(kept.state):
+            refusals.append(domain.taken_back())
         approvals = list(request.approvals) if kept is None else [one.statement for one in kept.approvals]
         for approval in approvals:
             read(approval, Approval)

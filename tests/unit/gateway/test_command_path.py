@@ -412,6 +412,17 @@ async def test_a_cancelled_or_voided_intent_is_worth_nothing(world: World) -> No
             assert await reason_of(not_mine) is Reason.SIGNER_NOT_CALLER
             await status.translated(at.me.intents.CancelIntent(cancel, timeout=10))
             assert await reason_of(submit(intent)) is Reason.INTENT_CANCELLED
+            # Taken back while policy decides: the permit is not used.
+            intent, intent_id = await create()
+            at.policy.hold = asyncio.Event()
+            decided = len(at.policy.items)
+            giving = asyncio.create_task(reason_of(submit(intent)))
+            await eventually(lambda: len(at.policy.items) > decided)
+            cancel = pb.CancelIntentRequest(intent_id=intent_id)
+            await status.translated(at.me.intents.CancelIntent(cancel, timeout=10))
+            at.policy.hold.set()
+            assert await giving is Reason.INTENT_CANCELLED
+            assert not any(one.WhichOneof("message") == "bundle" for one in at.pump.seen)
             # Compromise of another credential of the requester voids what that person signed.
             _, other_id = await create()
 

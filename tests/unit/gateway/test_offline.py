@@ -7,6 +7,7 @@ from vigil.api.identity.v1 import identity_pb2
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import read
 from vigil.errors import Reason, Refused
+from vigil.feed import Change
 from vigil.rpc import status
 
 
@@ -167,6 +168,15 @@ async def test_of_two_streams_of_one_device_the_newest_wins(world: World) -> Non
     async with world.running(), world.pump() as old, world.pump(), world.caller(world.technician) as me:
         assert (await old.ended()).reason is Reason.STATE_CONFLICT
         assert (await me.give("quarantine")).receipts
+
+
+async def test_a_device_that_moved_away_loses_its_stream(world: World) -> None:
+    world.seed()
+    async with world.running() as gateway, world.pump() as pump:
+        moved = Change(sequence=1, kind="device", key=DEVICE, value=b"", deleted=True, site_id="")
+        gateway.directory.identity.on_change(moved)
+        gateway._part_with_strangers()
+        assert (await pump.ended()).reason is Reason.NOT_IN_SCOPE
 
 
 async def test_people_name_a_device_as_they_know_it(world: World) -> None:
