@@ -105,22 +105,26 @@ async def _health(session: "Session", name: str, address: str, *, role: bool) ->
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
     from vigil.errors import Refused
+    from vigil.rpc.builtin import VERSION_METADATA
+    from vigil.rpc.status import translated
     from vigil.rpc.tls import TlsFilesError
 
-    why = "no address is known"
+    why, version = "no address is known", None
     if address:
         try:
             channels = session.channels
             channel = channels.service(address, name) if role else channels.gateway(address, name)
             stub = health_pb2_grpc.HealthStub(channel)
-            answer = await session.call(name, stub.Check, health_pb2.HealthCheckRequest(), timeout=HEALTH_S)
+            call = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_S)
+            answer = await translated(call)
+            version = dict(await call.initial_metadata()).get(VERSION_METADATA)
             serving = answer.status == health_pb2.HealthCheckResponse.SERVING
             why = "" if serving else "it runs, but does not serve yet"
         except Refused as error:
             why = error.refusals[0].sentence
         except TlsFilesError as error:
             why = str(error)
-    return _row(name, address, why, role=role)
+    return {**_row(name, address, why, role=role), "version": version}
 
 
 async def _policy(session: "Session", healthy: set[str]) -> dict[str, Any]:
@@ -223,9 +227,15 @@ def _show(output: "Output", value: dict[str, Any]) -> None:
         output.value(value)
         return
     output.table(
-        ["", "process", "listens on", ""],
+        ["", "process", "listens on", "version", ""],
         [
-            ("up" if row["healthy"] else "DOWN", row["name"], row["endpoint"], row["sentence"])
+            (
+                "up" if row["healthy"] else "DOWN",
+                row["name"],
+                row["endpoint"],
+                row["version"] or "",
+                row["sentence"],
+            )
             for row in value["services"]
         ],
     )

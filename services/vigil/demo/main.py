@@ -184,8 +184,9 @@ def _summary(results: list[StepResult], output: str) -> None:
         sys.stdout.flush()
         return
     table = Table(title="What was promised, and what came", title_justify="left")
-    for heading in ("step", "what", "expected", "outcome", "reason", "ms"):
-        table.add_column(heading, justify="right" if heading == "ms" else "left")
+    for heading in ("", "what", "expected", "outcome", "reason"):
+        table.add_column(heading, no_wrap=heading != "what")
+    table.add_column("ms", justify="right", no_wrap=True)
     for result in results:
         style = "" if result.as_expected else "red"
         table.add_row(

@@ -1,13 +1,15 @@
 """Health and reflection, which every server has (grpc.health.v1, grpc.reflection.v1 and v1alpha)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import Default
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
+
+from vigil import __version__
 
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1.ServerReflection"
@@ -31,11 +33,23 @@ class Collector:
         self.handlers[service_name] = method_handlers
 
 
+VERSION_METADATA: Final = "vigil-version"
+"""Initial metadata of a health check's answer: which version of Vigil answered."""
+
+
+class _VersionedHealth(health.aio.HealthServicer):  # type: ignore[misc]
+    """The standard servicer, which also says the version."""
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        await context.send_initial_metadata(((VERSION_METADATA, __version__),))
+        return await super().Check(request, context)
+
+
 class Health:
     """Whether the server serves; standard clients ask and watch it."""
 
     def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _VersionedHealth()
 
     async def serving(self, services: Sequence[str]) -> None:
         """Say that the server and its services serve."""
