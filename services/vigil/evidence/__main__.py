@@ -6,7 +6,8 @@ import os
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vigil.api.evidence.v1 import evidence_pb2_grpc
-from vigil.core.certificates import Kind, load_pair
+from vigil.core.certificates import ChainVerifier, Kind, load_pair
+from vigil.core.clock_confirmation import confirmed_time, read_folder
 from vigil.core.statements.envelope import Scribe
 from vigil.errors import Reason, refused
 from vigil.evidence import store
@@ -53,6 +54,17 @@ def open_sequencer(
         origin=origin_of(config.trust_domain),
         clock=process.clock,
         metrics=metrics,
+        confirmed=_confirmed_time(config, process, database, verifier()),
+    )
+
+
+def _confirmed_time(
+    config: EvidenceConfig, process: Process, database: Database, verifier: ChainVerifier
+) -> int | None:
+    """A time later than the log's newest that two people confirmed; None without."""
+    newest = database.read_now(store.load_state).time
+    return confirmed_time(
+        read_folder(config.confirmations), verifier, era=None, durable=newest, now=process.clock.now()
     )
 
 

@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 
 from vigil.core import cose
 from vigil.core.clock import Clock
+from vigil.core.signing_clock import SigningClock
 from vigil.core.statements import bodies as kinds
 from vigil.core.statements.envelope import Scribe
-from vigil.errors import Refused, VigilError
+from vigil.errors import Reason, Refused, VigilError, refused
 from vigil.evidence import store
 from vigil.evidence.domain import (
     Admitted,
@@ -58,6 +59,7 @@ class _Outcome:
 class Sequencer:
     """The one writer of the log. Raises LogDamagedError, or Refused STORAGE_UNAVAILABLE, when made.
 
+    ``confirmed``: an instant (ms) past the log's newest time that two people confirmed.
     ``scribes`` opens a new series of numbered `recorded` statements each time it is called: after a commit
     failed, the statement signed for it was never given away, and its series ends with the last one that was.
     """
@@ -72,6 +74,7 @@ class Sequencer:
         origin: str,
         clock: Clock,
         metrics: LogMetrics,
+        confirmed: int | None = None,
     ) -> None:
         self._database = database
         self._signers = signers
@@ -82,6 +85,8 @@ class Sequencer:
         self._clock = clock
         self._metrics = metrics
         self._state: LogState | None = database.read_now(check_log)
+        newest = confirmed or self._state.time or None
+        self._signing_clock = SigningClock(durable=newest, monotonic=clock.monotonic())
         database.write_now(
             lambda connection: store.put_chains(connection, {self._scribe.thumbprint: self._recorded_chain})
         )
@@ -160,13 +165,26 @@ class Sequencer:
         self, connection: Connection, state: LogState, fresh: Sequence[Ready]
     ) -> tuple[Commit, SignedCommit]:
         items = [ready.admitted for ready in fresh]
-        commit = sequence(state, items, heads=self._heads_of(connection, items), now=self._clock.now())
+        commit = sequence(state, items, heads=self._heads_of(connection, items), now=self._time())
         body = kinds.Recorded(commit.root, commit.first, len(items), commit.after.time)
         data = self._scribe.sign(body, subject=self._subject).data
         signed = SignedCommit(cose.without_chain(data), self._scribe.thumbprint)
         chains = {ready.admitted.signer: ready.chain for ready in fresh if ready.chain is not None}
         store.write_commit(connection, commit, [ready.entry for ready in fresh], signed=signed, chains=chains)
         return commit, signed
+
+    def _time(self) -> int:
+        """The log's time now. Log time never goes back: a clock that leapt would end every permit until then."""
+        try:
+            return self._signing_clock.time(now=self._clock.now(), monotonic=self._clock.monotonic())
+        except Refused as refusal:
+            raise refused(
+                Reason.EVIDENCE_UNAVAILABLE,
+                "Nothing is recorded: the log's clock stands too far ahead of its newest entry.",
+                lifted_by="the right time, or two people confirming it",
+                who="the operator",
+                cause=refusal.reason,
+            ) from refusal
 
     def _heads_of(self, connection: Connection, items: Sequence[Admitted]) -> dict[str, SubjectHead]:
         heads: dict[str, SubjectHead] = {}
@@ -183,6 +201,8 @@ class Sequencer:
 
     def _kept(self, batch: Sequence[Ready], outcome: _Outcome) -> None:
         self._state = outcome.state
+        if outcome.added:
+            self._signing_clock.stored(outcome.state.time, monotonic=self._clock.monotonic())
         for subject, head in outcome.heads.items():
             self._heads[subject] = head
             self._heads.move_to_end(subject)

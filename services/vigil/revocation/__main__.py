@@ -7,16 +7,16 @@ import grpc
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
 from vigil.core.certificates import ChainVerifier, Pair, load_pair
+from vigil.core.clock_confirmation import confirmed_time, read_folder
+from vigil.core.signing_clock import SigningClock
 from vigil.feed import FeedServicer, Outbox
 from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
 from vigil.revocation import store
 from vigil.revocation.bus import Publisher, connect
 from vigil.revocation.chain import Chain
 from vigil.revocation.config import RevocationConfig
-from vigil.revocation.confirm import confirmed_time, read_folder
 from vigil.revocation.coverage import Acknowledgements
 from vigil.revocation.directory import Directory
-from vigil.revocation.domain import HeadClock
 from vigil.revocation.heads import HeadAnswerer, HeadLease, HeadSigner, head_key
 from vigil.revocation.restore import Restorer
 from vigil.revocation.service import ChainWriter, Revocations
@@ -81,7 +81,7 @@ async def _serve(
     outbox = Outbox(database)
     spool = EvidenceSpool(database=database, appender=appender, entropy=os.urandom)
     writer = ChainWriter(chain=chain, outbox=outbox, spool=spool, clock=clock)
-    head_clock = HeadClock(
+    head_clock = SigningClock(
         durable=_durable_time(config, process, database, verifier(), era=chain.state.era),
         monotonic=clock.monotonic(),
     )

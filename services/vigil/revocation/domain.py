@@ -10,7 +10,7 @@ from typing import Final
 
 from vigil.core import cbor, merkle
 from vigil.core.certificates import EVERY, Identity
-from vigil.core.classes import CLOCK_AGREEMENT_MS, MAX_CLOCK_SKEW_MS
+from vigil.core.classes import MAX_CLOCK_SKEW_MS
 from vigil.core.digest import DIGEST_BYTES, sha256
 from vigil.core.revocations import PathStep
 from vigil.core.statements.bodies import Reinstatement, Revocation, RevocationEffect, Scope
@@ -28,8 +28,6 @@ PROPOSAL_MS: Final = 3_600_000
 """How long the first person's statement waits for the second's."""
 MAX_REINSTATEMENT_AGE_MS: Final = 86_400_000
 """Two signatures for one reinstatement are gathered within a day."""
-START_SLACK_MS: Final = 30 * 86_400_000
-"""How far the clock may stand ahead of the last durable time when a signer starts (COMMANDS, Time)."""
 REINSTATERS: Final = 2
 """People of the operator who must remain able to reinstate (FAULTS, rogue revoker)."""
 CHALLENGE_BYTES: Final = range(16, 65)
@@ -291,43 +289,6 @@ def subjects_of(scope: Scope, ids: Sequence[str]) -> tuple[str, ...]:
 
 
 # --- heads
-
-
-class HeadClock:
-    """When a head may be signed, and with what time: signed time only moves forward, and never leaps.
-
-    ``durable`` is the newest time that was signed and stored; None at the very first start.
-    """
-
-    def __init__(self, *, durable: int | None, monotonic: float) -> None:
-        self._durable = durable
-        self._since = monotonic
-        self._slack = START_SLACK_MS
-        self._issued = durable or 0
-
-    def time(self, *, now: int, monotonic: float) -> int:
-        """The time of a head signed now. Raises STATE_CONFLICT when the clock runs ahead."""
-        if self._durable is not None:
-            elapsed = int((monotonic - self._since) * 1000)
-            # COMMANDS, Time: ahead of the last durable time by more than the time elapsed; 30 days at a start.
-            if now > self._durable + elapsed + self._slack:
-                raise refused(
-                    Reason.STATE_CONFLICT,
-                    "No head is signed: the clock stands too far ahead of the last time that was signed.",
-                    lifted_by="the right time, or two people confirming it",
-                    who="the operator",
-                    now=now,
-                    durable=self._durable,
-                )
-        self._issued = max(self._issued, now)
-        return self._issued
-
-    def stored(self, time: int, *, monotonic: float) -> None:
-        """Note that ``time`` is durable, as of ``monotonic``."""
-        self._durable = time
-        self._since = monotonic
-        self._slack = CLOCK_AGREEMENT_MS
-        self._issued = max(self._issued, time)
 
 
 def root_and_paths(values: Sequence[bytes]) -> tuple[bytes, list[PathStep]]:

@@ -11,12 +11,13 @@ from sqlalchemy import Connection
 from vigil.core.certificates import ChainVerifier, Identity, Kind, Pair
 from vigil.core.clock import Clock, Entropy
 from vigil.core.revocations import PathStep
+from vigil.core.signing_clock import SigningClock
 from vigil.core.statements.bodies import Head
 from vigil.core.statements.envelope import Scribe
 from vigil.errors import Reason, Refused, refused
 from vigil.revocation import store
 from vigil.revocation.chain import Chain
-from vigil.revocation.domain import CHALLENGE_BYTES, HeadClock, root_and_paths
+from vigil.revocation.domain import CHALLENGE_BYTES, root_and_paths
 from vigil.storage import Database
 
 LEASE_MS: Final = 4_000
@@ -55,7 +56,7 @@ class HeadLease:
         """Whether heads may be signed here."""
         return self._clock.monotonic() - self._renewed < HELD_S
 
-    async def renew(self, head_clock: HeadClock) -> None:
+    async def renew(self, head_clock: SigningClock) -> None:
         """Keep the lease and make the time durable that a head has now. Raises LeaseLostError, STORAGE_UNAVAILABLE."""
         moment = self._clock.monotonic()
         try:
@@ -116,7 +117,7 @@ class HeadSigner:
         chain: Chain,
         keys: Sequence[HeadKey],
         lease: HeadLease,
-        head_clock: HeadClock,
+        head_clock: SigningClock,
         clock: Clock,
     ) -> None:
         if not keys:

@@ -76,7 +76,14 @@ class World:
     verifier: ChainVerifier
     opened: list[Log] = field(default_factory=list)
 
-    def open(self, *, started: bool = True, busy_timeout: float = 5.0, key: LogKey | None = None) -> Log:
+    def open(
+        self,
+        *,
+        started: bool = True,
+        busy_timeout: float = 5.0,
+        key: LogKey | None = None,
+        confirmed: int | None = None,
+    ) -> Log:
         database = open_database(
             self.folder / "evidence.db",
             metadata=store.METADATA,
@@ -100,6 +107,7 @@ class World:
                 origin=origin_of(self.pki.trust_domain),
                 clock=self.clock,
                 metrics=metrics,
+                confirmed=confirmed,
             )
             checkpointer = Checkpointer(
                 database=database,

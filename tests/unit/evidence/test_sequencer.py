@@ -21,6 +21,8 @@ from vigil.evidence.sequencer import LogDamagedError
 from vigil.evidence.store import RecordedPlace
 from vigil.storage import assert_migrations_match
 
+YEAR_MS = 365 * 86_400_000
+
 
 def check_place(world: World, place: RecordedPlace, digest: bytes) -> Recorded:
     """What a device does with a `recorded`, by hand."""
@@ -219,6 +221,31 @@ async def test_log_time_stands_still_when_the_clock_steps_back(world: World, log
     again = world.open()
     await again.sequencer.append(submission(writer.hold()))
     assert [decode_leaf(leaf).log_time for leaf in await leaves_of(again)] == [was] * 3
+
+
+async def test_a_clock_that_leapt_becomes_nobodys_log_time(world: World, log: Log) -> None:
+    """Ten years ahead on record, and no proof of record would hold until then: every permit would be refused."""
+    log.start()
+    writer = world.writer(not_after=world.clock.now() + 20 * YEAR_MS)
+    await log.sequencer.append(submission(writer.hold()))
+    was = world.clock.now()
+    ahead = was + 10 * YEAR_MS
+    world.clock.set_now(ahead)
+    assert (await refusal_of(log, submission(writer.hold()))).reason is Reason.EVIDENCE_UNAVAILABLE
+    await log.close()
+    again = world.open()
+    assert (await refusal_of(again, submission(writer.hold()))).reason is Reason.EVIDENCE_UNAVAILABLE
+    world.clock.set_now(was)
+    place = await again.sequencer.append(submission(writer.hold()))
+    assert read(place.recorded, Recorded).body.time == was
+    await again.close()
+    world.clock.set_now(was + YEAR_MS // 6)
+    waiting = world.open()
+    assert (await refusal_of(waiting, submission(writer.hold()))).reason is Reason.EVIDENCE_UNAVAILABLE
+    await waiting.close()
+    confirmed = world.open(confirmed=world.clock.now())
+    place = await confirmed.sequencer.append(submission(writer.hold()))
+    assert read(place.recorded, Recorded).body.time == world.clock.now()
 
 
 async def test_senders_take_turns(world: World, log: Log) -> None:

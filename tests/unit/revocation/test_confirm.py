@@ -11,8 +11,9 @@ import pytest
 from tests.support.pki import Credential, TestPki
 from tests.unit.revocation.support import scribe_of
 from vigil.core.clock import ManualClock
+from vigil.core.clock_confirmation import confirmed_time, read_folder
 from vigil.core.statements.bodies import Era
-from vigil.revocation.confirm import confirmed_time, main, read_folder
+from vigil.revocation.confirm import main
 
 DAY = 86_400_000
 

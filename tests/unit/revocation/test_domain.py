@@ -13,6 +13,7 @@ from vigil.core import cbor, merkle
 from vigil.core.certificates import EVERY, Identity, Kind
 from vigil.core.classes import CLOCK_AGREEMENT_MS
 from vigil.core.revocations import Lease
+from vigil.core.signing_clock import START_SLACK_MS, SigningClock
 from vigil.core.statements.bodies import (
     Reinstatement,
     Revocation,
@@ -26,8 +27,6 @@ from vigil.revocation.domain import (
     ALONE_IDS,
     ALONE_STATEMENTS,
     EFFECTS,
-    START_SLACK_MS,
-    HeadClock,
     Owner,
     Recent,
     Reinstater,
@@ -226,15 +225,15 @@ def test_all_paths_at_once_are_those_of_rfc_6962(values: list[bytes]) -> None:
 
 
 def test_a_clock_that_is_ahead_at_the_start_withholds_heads() -> None:
-    clock = HeadClock(durable=NOW, monotonic=100.0)
+    clock = SigningClock(durable=NOW, monotonic=100.0)
     assert clock.time(now=NOW + START_SLACK_MS, monotonic=100.0) == NOW + START_SLACK_MS
     with pytest.raises(Refused) as caught:
-        HeadClock(durable=NOW, monotonic=100.0).time(now=NOW + START_SLACK_MS + 1, monotonic=100.0)
+        SigningClock(durable=NOW, monotonic=100.0).time(now=NOW + START_SLACK_MS + 1, monotonic=100.0)
     assert caught.value.reason is Reason.STATE_CONFLICT
 
 
 def test_a_clock_that_leaps_withholds_heads_until_it_is_right_again() -> None:
-    clock = HeadClock(durable=None, monotonic=0.0)
+    clock = SigningClock(durable=None, monotonic=0.0)
     clock.stored(clock.time(now=NOW, monotonic=0.0), monotonic=0.0)
     ten_years = 10 * 365 * 86_400_000
     for leap in (CLOCK_AGREEMENT_MS + 5_001, ten_years):
@@ -243,14 +242,14 @@ def test_a_clock_that_leaps_withholds_heads_until_it_is_right_again() -> None:
 
 
 def test_signed_time_never_steps_back() -> None:
-    clock = HeadClock(durable=NOW, monotonic=0.0)
+    clock = SigningClock(durable=NOW, monotonic=0.0)
     assert clock.time(now=NOW + 1_000, monotonic=1.0) == NOW + 1_000
     assert clock.time(now=NOW - 86_400_000, monotonic=2.0) == NOW + 1_000
     assert clock.time(now=NOW + 1_500, monotonic=3.0) == NOW + 1_500
 
 
 def test_a_day_without_readers_withholds_nothing() -> None:
-    clock = HeadClock(durable=NOW, monotonic=0.0)
+    clock = SigningClock(durable=NOW, monotonic=0.0)
     for second in range(0, 86_400, 60):
         clock.stored(clock.time(now=NOW + second * 1000, monotonic=second), monotonic=second)
     assert clock.time(now=NOW + 86_400_000, monotonic=86_400.0) == NOW + 86_400_000

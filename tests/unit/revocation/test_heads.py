@@ -10,12 +10,12 @@ import pytest
 from tests.support.pki import Credential, TestPki
 from vigil.core.certificates import load_pair
 from vigil.core.clock import ManualClock
+from vigil.core.signing_clock import SigningClock
 from vigil.core.statements.bodies import Head
 from vigil.core.statements.envelope import read
 from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.revocation.chain import Chain
-from vigil.revocation.domain import HeadClock
 from vigil.revocation.heads import HeadAnswerer, HeadKey, HeadLease, HeadSigner, LeaseLostError, head_key
 from vigil.storage import Database, open_database
 
@@ -52,7 +52,9 @@ class Desk:
         self.lease = HeadLease(database=database, clock=clock, holder=holder)
         self.chain = Chain(database=database, clock=clock)
         self.chain.load()
-        self.head_clock = HeadClock(durable=database.read_now(store.head_time), monotonic=clock.monotonic())
+        self.head_clock = SigningClock(
+            durable=database.read_now(store.head_time), monotonic=clock.monotonic()
+        )
         keys = [
             key_of(pki, pki.signer_credential("head")),
             key_of(pki, pki.signer_credential("head", spare=True)),
