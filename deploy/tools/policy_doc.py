@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, run by path
 """Write the generated parts of docs/policy.md: the fields of a question, and the tables of effects by class.
 
 `python deploy/tools/policy_doc.py` rewrites the page, `--check` only says whether it is current. The tables are made by
