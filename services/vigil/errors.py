@@ -263,7 +263,9 @@ class Refused(VigilError):  # noqa: N818 - the domain's word: a command is refus
         return self.refusals[0].status
 
 
-def refused(reason: Reason, sentence: str, *, lifted_by: str = "", who: str = "", **values: object) -> Refused:
+def refused(
+    reason: Reason, sentence: str, *, lifted_by: str = "", who: str = "", **values: object
+) -> Refused:
     """Make a refusal with one reason; ``values`` are structured details for machines."""
     details = {name: str(value) for name, value in values.items()}
     return Refused([Refusal(reason, sentence, lifted_by, who, details)])

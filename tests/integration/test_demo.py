@@ -29,4 +29,6 @@ async def test_every_step_of_the_demonstration_is_as_expected(tmp_path: Path) ->
         assert result["outcome"] == result["expected"], result
         assert result["elapsed_ms"] >= 0
     assert process.returncode == 0
-    assert not [name for name in os.listdir(tmp_path) if name.startswith("vigil-demo-")], "a folder was left behind"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("vigil-demo-")], (
+        "a folder was left behind"
+    )
