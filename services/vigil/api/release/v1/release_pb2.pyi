@@ -248,7 +248,7 @@ class PublishReleaseRequest(_message.Message):
     sbom_attestation: _builtins.bytes
     """DSSE envelope (JSON) of the in-toto Statement whose predicate is the CycloneDX SBOM."""
     sbom: _builtins.bytes
-    """The SBOM document's own bytes; its digest stands in the release."""
+    """The SBOM document's own bytes; its digest stands in the release. Empty when it was uploaded as an artifact before."""
     def __init__(
         self,
         *,
