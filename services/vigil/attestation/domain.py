@@ -21,6 +21,7 @@ from vigil.core import cbor
 from vigil.core.digest import sha256
 from vigil.core.merkle import Frontier, leaf_hash
 from vigil.core.statements.bodies import ActionClass, Evidence, Release, TrustTier
+from vigil.core.submission import submission_digest
 from vigil.errors import Reason, Refused, refused
 
 EAT_PROFILE: Final = "tag:vigil.dev,2026:device-evidence:1"
@@ -101,8 +102,19 @@ def read_leaf(data: bytes) -> Leaf:
     raise refused(Reason.STATEMENT_MALFORMED, "a leaf of the measurement log cannot be read")
 
 
-def check_submission(known: Known, evidence: Evidence, *, first_leaf: int, leaves: Sequence[bytes]) -> None:
-    """What the leaves must be for an appraisal to be possible at all. Raises STATEMENT_MALFORMED."""
+def check_submission(
+    known: Known,
+    evidence: Evidence,
+    *,
+    first_leaf: int,
+    leaves: Sequence[bytes],
+    permits: Sequence[bytes] = (),
+) -> None:
+    """What the leaves must be for an appraisal to be possible at all. Raises STATEMENT_MALFORMED.
+
+    What the device signed with its evidence is told from what a gateway made of it: a clone is a clone for good, so
+    nobody on the way may make one by altering the leaves, leaving permits out, or telling the device another size.
+    """
     if len(leaves) > MAX_LEAVES:
         raise refused(Reason.STATEMENT_MALFORMED, f"one submission carries at most {MAX_LEAVES} leaves")
     if evidence.log.size >= known.frontier.size and first_leaf != known.frontier.size:
@@ -111,6 +123,17 @@ def check_submission(known: Known, evidence: Evidence, *, first_leaf: int, leave
             f"the leaves must begin at {known.frontier.size}, where the verifier's copy ends",
             first=known.frontier.size,
         )
+    if evidence.submission is not None:
+        digest = submission_digest(first_leaf=first_leaf, leaves=leaves, permits=permits)
+        if digest != evidence.submission:
+            raise refused(
+                Reason.STATEMENT_MALFORMED, "leaves or permits are not those that the device signed"
+            )
+        # A log that is really shorter has nothing after its end; the device began elsewhere as it was told to.
+        if first_leaf not in (known.frontier.size, evidence.log.size):
+            raise refused(
+                Reason.STATEMENT_MALFORMED, "the device was told another size of the verifier's copy"
+            )
     if evidence.eat_profile != EAT_PROFILE:
         raise refused(Reason.STATEMENT_MALFORMED, "the evidence follows another EAT profile")
 

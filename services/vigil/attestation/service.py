@@ -131,7 +131,11 @@ class Attestation:
             self._challenges.use(evidence.body.eat_nonce, device_id)
             known = await self._load(device_id)
             domain.check_submission(
-                known, evidence.body, first_leaf=submitted.first_leaf, leaves=submitted.leaves
+                known,
+                evidence.body,
+                first_leaf=submitted.first_leaf,
+                leaves=submitted.leaves,
+                permits=submitted.permits,
             )
             appraisal = self._appraise(device, evidence.body, submitted, known)
             return await self._keep(device, evidence, appraisal)

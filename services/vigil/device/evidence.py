@@ -6,12 +6,14 @@ shorter lifetime (attestation, therapy), after a start, after every change, and 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from vigil.core import cbor
 from vigil.core.clock import Clock, Entropy
 from vigil.core.statements.bodies import Evidence, LogHead, Profile
 from vigil.core.statements.envelope import Statement
+from vigil.core.submission import submission_digest
 from vigil.device.journal import Journal
 from vigil.device.measurement_log import MeasurementLog
 from vigil.device.messages import Appraised, Challenge, ChallengeRequest, Submission
@@ -102,11 +104,14 @@ class Attester:
         partial = end < self._log.size
         self._again = partial
         head = self._log.head_at(end) if partial else self._log.head()
-        evidence = self._sign(self._claims(challenge.nonce, head))
+        leaves = tuple(self._log.leaves(first=first, end=end))
+        permits = tuple(
+            self._journal.permits([leaf["permit"] for leaf in map(cbor.decode, leaves) if "permit" in leaf])
+        )
+        digest = submission_digest(first_leaf=first, leaves=leaves, permits=permits)
+        evidence = self._sign(replace(self._claims(challenge.nonce, head), submission=digest))
         if partial:
             self._log.raise_counter()
-        leaves = tuple(self._log.leaves(first=first, end=end))
-        permits = [leaf["permit"] for leaf in map(cbor.decode, leaves) if "permit" in leaf]
         self._deadline = self._clock.monotonic() + ANSWER_S
         return [
             Submission(
@@ -114,7 +119,7 @@ class Attester:
                 evidence=evidence.data,
                 first_leaf=first,
                 leaves=leaves,
-                permits=tuple(self._journal.permits(permits)),
+                permits=permits,
             )
         ]
 

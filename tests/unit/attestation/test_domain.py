@@ -25,6 +25,7 @@ from vigil.core import cbor
 from vigil.core.digest import sha256
 from vigil.core.merkle import Frontier, leaf_hash
 from vigil.core.statements.bodies import ActionClass, Evidence, LogHead, Measurements, Release, TrustTier
+from vigil.core.submission import submission_digest
 from vigil.errors import Reason, Refused
 
 FIRMWARE, SBOM, CONFIGURATION = sha256(b"firmware"), sha256(b"sbom"), sha256(b"configuration")
@@ -111,6 +112,42 @@ def test_a_log_that_does_not_lead_to_the_signed_root_is_a_clone_for_good() -> No
     assert forged.vector["instance-identity"] == 96
     honest_later = judge(pump.evidence([]), [], known=forged.known)
     assert honest_later.reasons[0] == "log_diverged"
+
+
+@pytest.mark.parametrize("fault", ["altered", "cut", "begun elsewhere", "without its permit"])
+def test_a_gateway_on_the_way_makes_no_clone(fault: str) -> None:
+    """What the device signed is told from what arrived: nothing changes, and the next evidence counts."""
+    pump, known = healthy()
+    more, permits = [leaf("command", PERMIT), leaf("receipt", OLD)], [b"permit"]
+    digest = submission_digest(first_leaf=3, leaves=more, permits=permits)
+    evidence = pump.evidence(more, submission=digest)
+    check_submission(known, evidence, first_leaf=3, leaves=more, permits=permits)
+    arrived = {
+        "altered": (3, [leaf("command", OLD), more[1]], permits),
+        "cut": (3, more[:1], permits),
+        "begun elsewhere": (0, [*FIRST, *more], permits),
+        "without its permit": (3, more, []),
+    }[fault]
+    with pytest.raises(Refused) as refusal:
+        check_submission(known, evidence, first_leaf=arrived[0], leaves=arrived[1], permits=arrived[2])
+    assert refusal.value.reason is Reason.STATEMENT_MALFORMED
+
+
+def test_a_gateway_that_tells_another_size_shortens_no_log() -> None:
+    """A long log is sent in parts, each under its own head: from a false start, that head is a short one."""
+    pump, known = healthy()
+    part = FIRST[:2]
+    frontier = Frontier.empty().extend([leaf_hash(item) for item in part])
+    evidence = pump.evidence(
+        [],
+        log=LogHead(2, frontier.root(), 9),
+        submission=submission_digest(first_leaf=0, leaves=part, permits=[]),
+    )
+    with pytest.raises(Refused):
+        check_submission(known, evidence, first_leaf=0, leaves=part)
+    short = dataclasses.replace(evidence, submission=submission_digest(first_leaf=2, leaves=[], permits=[]))
+    check_submission(known, short, first_leaf=2, leaves=[])
+    assert judge(short, [], known=known).reasons[0] == "log_shortened"
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,7 @@ class Evidence:
     quarantined: bool
     holds: Annotated[int, Range(0, 1024)]
     applied: Count  # actions applied since enrolment
+    submission: Digest | None = None  # of the leaves and permits beside it (core.submission)
 
 
 @dataclass(frozen=True, slots=True)
