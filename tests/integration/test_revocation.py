@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.revocation.__main__ import serve
 from vigil.revocation.bus import CHANNEL
+from vigil.revocation.rooted import main as sign_rooted
 from vigil.rpc.status import from_rpc_error, translated
 from vigil.run.configs import toml
 from vigil.storage import open_database
@@ -479,6 +481,55 @@ async def recorded(world: World, count: int) -> None:
     """Wait until the log has that many statements."""
     metrics = world.running["evidence"].process.metrics
     await until(lambda: (metrics.get_sample_value("vigil_evidence_size") or 0) >= count)
+
+
+async def test_the_root_and_two_people_open_an_era_and_a_restore_keeps_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await world.revoke(world.operator, revocation(world.operator, PUMP))
+    await world.start_edge()
+    gateway = Gateway(world, world.pki.gateway())
+    await until(lambda: gateway.state.epoch == 1)
+    await world.stop_one("revocation")
+    folder = world.folder / "revocation" / "root-statements"
+    folder.mkdir()
+    said = f"--era=1 --floor=1 --epoch=2 --chain={entry.chain.hex()} --reason=repaired".split()
+    first = world.pki.first
+    files = {
+        "root": (
+            first.root_directory / "root.pem",
+            first.root_directory / "root.key",
+            f"--passphrase-file={first.passphrase_file}",
+        ),
+        **{
+            name: (found.certificate, found.key)
+            for name, found in (("one", world.pki.admin(1).tls_files), ("two", world.pki.admin(2).tls_files))
+        },
+    }
+    for count, (name, (certificate, key, *others)) in enumerate(files.items()):
+        with monkeypatch.context() as patched:
+            out = io.TextIOWrapper(io.BytesIO())
+            patched.setattr(sys, "stdout", out)
+            trust = f"--trust={world.pki.trust}"
+            sign_rooted([f"--certificate={certificate}", f"--key={key}", trust, *others, "era", *said])
+            out.flush()
+            (folder / f"{name}.cose").write_bytes(out.buffer.getvalue())  # type: ignore[attr-defined]
+        if count == 1:  # the root and one person: not enough
+            await world.start_revocation()
+            assert read((await world.head()).head.head, Head).body.era == 0
+            await world.stop_one("revocation")
+    await world.start_revocation()
+    await until(lambda: gateway.state.era == 1)
+    assert gateway.state.effect(bodies.Scope.DEVICE, PUMP, at=0) is bodies.RevocationEffect.DENY
+    assert gateway.ended is None
+    await gateway.stop()
+    later = await world.revoke(world.operator, revocation(world.operator, OTHER))
+    await recorded(world, 1 + 3 + 1)
+    await world.stop_one("revocation")
+    shutil.rmtree(world.folder / "revocation")
+    await world.start_revocation()
+    body = read((await world.head()).head.head, Head).body
+    assert (body.era, body.epoch, body.chain) == (1, 3, later.chain)
 
 
 async def test_nothing_is_served_before_the_log_answered(tmp_path: Path) -> None:

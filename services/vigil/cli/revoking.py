@@ -25,7 +25,7 @@ from vigil.core.statements.bodies import (
     RevocationReason,
     Scope,
 )
-from vigil.core.statements.envelope import Statement, StatementKind, kind_of, read
+from vigil.core.statements.envelope import Statement, StatementKind, check, kind_of, read, read_any
 from vigil.errors import Reason, refused
 
 DEFAULT_EFFECT: Final = {
@@ -131,7 +131,11 @@ def entry_value(session: Session, entry: pb.RevocationEntry) -> dict[str, Any]:
     }
     proofs: list[Proof] = []
     for data in entry.statements:
-        if kind_of(data) is StatementKind.REVOCATION:
+        kind = kind_of(data)
+        if kind in (StatementKind.ERA, StatementKind.ROOT_LIST):
+            value["kind"] = str(kind)
+            proofs.append(_prove(session, read_any(data), value))
+        elif kind is StatementKind.REVOCATION:
             statement = read(data, Revocation)
             body = statement.body
             value |= {"kind": "revocation", "scope": str(body.scope), "ids": list(body.ids)}
@@ -171,6 +175,10 @@ def exit_of(rows: list[dict[str, Any]]) -> int:
 
 def _prove(session: Session, statement: "Statement[Any]", value: dict[str, Any]) -> Proof:
     def run() -> str:
+        root = session.verifier.root_identity
+        if statement.signer == root.thumbprint:
+            check(statement, root)
+            return "signed by the offline root"
         person = person_of(statement, session.verifier, at=statement.issued_at * 1000, grace=True)
         value["signed_by"].append(person.id)
         return f"signed by {person.id} of {person.organization}"

@@ -144,7 +144,7 @@ class RevocationState:
     chain: bytes = EMPTY_CHAIN
     distrusted: frozenset[bytes] = frozenset()
     """Signers (certificate thumbprints) on the root's own list."""
-    _list_version: int = 0
+    list_version: int = 0
     _effects: dict[tuple[Scope, str], dict[bytes, tuple[RevocationEffect, int | None]]] = field(
         default_factory=dict
     )
@@ -219,7 +219,7 @@ class RevocationState:
 
     def _check_steps(self, taken: Sequence[ReadEntry], verifier: ChainVerifier, *, at: int) -> int:
         """Whatever loosens is verified person by person; answers the era after these steps."""
-        era, version, chain = self.era, self._list_version, self.chain
+        era, version, chain = self.era, self.list_version, self.chain
         for read_one in taken:
             if read_one.reinstatements:
                 check_reinstatement(read_one, verifier, at=at)
@@ -307,7 +307,7 @@ class RevocationState:
             self.era = read_one.era[0].body.era
         elif read_one.root_list:
             body_of_list = read_one.root_list[0].body
-            self.distrusted, self._list_version = frozenset(body_of_list.signers), body_of_list.version
+            self.distrusted, self.list_version = frozenset(body_of_list.signers), body_of_list.version
         elif self._may_free(read_one.reinstatements):
             freed = read_one.reinstatements[0].body
             for name in freed.ids:

@@ -19,6 +19,7 @@ from vigil.revocation.coverage import Acknowledgements
 from vigil.revocation.directory import Directory
 from vigil.revocation.heads import HeadAnswerer, HeadLease, HeadSigner, head_key
 from vigil.revocation.restore import Restorer
+from vigil.revocation.rooted import RootSteps
 from vigil.revocation.service import ChainWriter, Revocations
 from vigil.revocation.servicer import HeadServicer, RevocationServicer
 from vigil.revocation.trust import CurrentVerifier
@@ -88,6 +89,9 @@ async def _serve(
     signer = HeadSigner(chain=chain, keys=keys, lease=lease, head_clock=head_clock, clock=clock)
     process.supervise("lease", signer.keep())
     await Restorer(channel=evidence, database=database, writer=writer, verifier=verifier, clock=clock).run()
+    root_steps = RootSteps(database=database, chain=chain, writer=writer, verifier=verifier, clock=clock)
+    await root_steps.enter(read_folder(config.root_statements))
+    process.log.info("chain", era=chain.state.era, epoch=chain.state.epoch, chain=chain.state.chain.hex())
     process.supervise("spool", spool.run())
     if config.redis_url:
         publisher = Publisher(client=connect(config.redis_url), signer=signer, metrics=process.metrics)

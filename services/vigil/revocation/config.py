@@ -40,6 +40,11 @@ class RevocationConfig(BaseServiceConfig):
         """Where two people's confirmations of the clock are looked for at a start."""
         return self.data_dir / "clock-confirmations"
 
+    @property
+    def root_statements(self) -> Path:
+        """Where what the offline root and two people signed is looked for at a start."""
+        return self.data_dir / "root-statements"
+
 
 class EdgeConfig(BaseServiceConfig):
     """An edge. ``peers.revocation`` is where heads come from."""

@@ -14,16 +14,24 @@ from vigil.core import cose
 from vigil.core.certificates import ChainVerifier, Identity, Kind
 from vigil.core.clock import Clock
 from vigil.core.digest import sha256
-from vigil.core.revocations import REVOKER_ROLES, Entry, ReadEntry, chain_hash, check_reinstatement
+from vigil.core.revocations import (
+    REVOKER_ROLES,
+    Entry,
+    ReadEntry,
+    chain_hash,
+    check_reinstatement,
+    check_rooted,
+)
 from vigil.core.statements.envelope import Statement, StatementKind, check, read_any
 from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.revocation.domain import LOG_SUBJECT, Step, read_record_body
+from vigil.revocation.rooted import ROOTED, draft_of_rooted
 from vigil.revocation.service import ChainWriter, draft_of_record
 from vigil.rpc.status import translated
 from vigil.storage import Database
 
-KINDS: Final = (StatementKind.REVOCATION, StatementKind.REINSTATEMENT)
+KINDS: Final = (StatementKind.REVOCATION, StatementKind.REINSTATEMENT, *ROOTED)
 PAGE: Final = 500
 TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 3.0
@@ -103,18 +111,25 @@ class Restorer:
             statement = read_any(data)
             if statement.kind not in KINDS:
                 return None
-            at = min(statement.issued_at * 1000, self._clock.now())
-            signer = self._verifier().verify(
-                statement.chain, at=at, kinds=frozenset({Kind.PERSON}), grace=True
-            )
-            check(statement, signer)
-            if not signer.has_role(*REVOKER_ROLES):
+            signer = self._signer(statement)
+            if signer is None:
                 return None
         except Refused as refusal:
             self._log.error("record_not_usable", index=entry.index, reason=str(refusal))
             return None
         steps = (step for body in entry.bodies if (step := read_record_body(body)) is not None)
         return Recorded(statement, signer, next(steps, None), number)
+
+    def _signer(self, statement: Statement[Any]) -> Identity | None:
+        """Who signed it, verified; None for a person who may not."""
+        verifier = self._verifier()
+        if statement.kind in ROOTED and statement.signer == verifier.root_identity.thumbprint:
+            check(statement, verifier.root_identity)
+            return verifier.root_identity
+        at = min(statement.issued_at * 1000, self._clock.now())
+        signer = verifier.verify(statement.chain, at=at, kinds=frozenset({Kind.PERSON}), grace=True)
+        check(statement, signer)
+        return signer if signer.has_role(*REVOKER_ROLES) else None
 
     async def _enter(self, recorded: Iterable[Recorded]) -> int:
         groups = _grouped(recorded)
@@ -131,7 +146,11 @@ class Restorer:
                 if step is None or chain_hash(before.chain, before.epoch + 1, digests) != step.chain:
                     # Readers that hold the former chain need an era statement; what is revoked stays revoked.
                     self._log.error("chain_differs", epoch=before.epoch + 1, recorded=step and step.epoch)
-                draft = draft_of_record(tuple(one.statement for one in group), group[0].signer)
+                statements = tuple(one.statement for one in group)
+                rooted = statements[0].kind in ROOTED
+                draft = (
+                    draft_of_rooted(statements) if rooted else draft_of_record(statements, group[0].signer)
+                )
                 time = step.time if step is not None else group[0].statement.issued_at * 1000
                 self._writer.append(connection, draft, recorded_at=time)
                 entered += 1
@@ -149,9 +168,12 @@ class Restorer:
             return len(group) == 1
         entry = Entry(0, tuple(one.data for one in statements), b"")
         try:
+            if statements[0].kind in ROOTED:
+                check_rooted(statements, self._verifier(), at=self._clock.now())
+                return True
             check_reinstatement(ReadEntry(entry, None, statements), self._verifier(), at=self._clock.now())
         except Refused as refusal:
-            self._log.error("reinstatement_not_restored", reason=str(refusal))
+            self._log.error("step_not_restored", reason=str(refusal))
             return False
         return True
 
