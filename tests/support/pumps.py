@@ -444,15 +444,18 @@ class PumpSite:
 
     def open_era(self, era: int = 1, *, floor: int | None = None) -> Entry:
         """The offline root and two people of the operator open an era at the end of the chain."""
-        epoch = len(self.entries) + 1
-        previous = self.entries[-1].chain if self.entries else EMPTY_CHAIN
         body = b.Era(
             era=era,
             floor=self.clock.now() if floor is None else floor,
-            epoch=epoch,
+            epoch=len(self.entries) + 1,
             reason="the chain was lost",
-            chain=previous,
+            chain=self.entries[-1].chain if self.entries else EMPTY_CHAIN,
         )
+        self.era = era
+        return self.rooted(body)
+
+    def rooted(self, body: b.Era | b.RootList) -> Entry:
+        """A step that the offline root and two people of the operator sign."""
         root = self.pki.root
         scribe = Scribe(
             signer=KeySigner(root.private_key, [root.certificate.public_bytes(Encoding.DER)]),
@@ -462,13 +465,14 @@ class PumpSite:
             numbered=False,
         )
         statements = (
-            scribe.sign(body, subject="revocation/era"),
-            *(self.sign(self.pki.admin(number), body, subject="revocation/era") for number in (1, 2)),
+            scribe.sign(body, subject="revocation/root"),
+            *(self.sign(self.pki.admin(number), body, subject="revocation/root") for number in (1, 2)),
         )
+        epoch = len(self.entries) + 1
+        previous = self.entries[-1].chain if self.entries else EMPTY_CHAIN
         digests = [statement.digest for statement in statements]
         entry = Entry(epoch, tuple(one.data for one in statements), chain_hash(previous, epoch, digests))
         self.entries.append(entry)
-        self.era = era
         return entry
 
     def head(self, challenges: bytes | None = None, **values: Any) -> Statement[b.Head]:

@@ -11,13 +11,13 @@ from vigil.core.certificates import ChainVerifier, Identity, Kind, TrustBundle, 
 from vigil.core.classes import HEAD_TOLERANCE_S
 from vigil.core.clock import Clock
 from vigil.core.revocations import Entry, PathStep, ReadEntry, RevocationState, answers
-from vigil.core.statements.bodies import Head, Profile, RootList
+from vigil.core.statements.bodies import Head, Profile
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.device.store import DeviceStore
 from vigil.device.timekeeping import DeviceTime
 from vigil.errors import Reason, Refused, refused
 
-_CHAIN, _PROFILE, _ERA, _FLOOR, _ROOT_LIST = "chain.attestation", "profile", "era", "floor", "root-list"
+_CHAIN, _PROFILE, _ERA, _FLOOR = "chain.attestation", "profile", "era", "floor"
 _MAX_HEADS: Final = 64
 _MAX_ENTRY: Final = 1 << 20
 FLOOR_STEP_MS: Final = 60_000
@@ -97,7 +97,6 @@ class Trust:
         self.verifier = shared.verifier(trust_file.read_text())
         self.identity = _device_identity(self.verifier, self.chain)
         self.profile = self._stored_profile()
-        self.distrusted = self._stored_root_list()
         self.revocations = RevocationState()
         self.revocations.restore(_stored_entries(store), era=int(store.get(_ERA, 0)))
         # What was persisted counts as held for long.
@@ -113,6 +112,11 @@ class Trust:
         """The highest epoch of a head held for more than 8 s (Device check 5)."""
         now = self._clock.monotonic()
         return [epoch for since, epoch in self._held if now - since > HEAD_TOLERANCE_S][-1]
+
+    @property
+    def distrusted(self) -> frozenset[bytes]:
+        """Signers on the root's own list, which is a step of the chain."""
+        return self.revocations.distrusted
 
     @property
     def wanted_after(self) -> int:
@@ -179,18 +183,6 @@ class Trust:
         with self._store.transaction():
             self._store.put(_CHAIN, list(chain))
         self.chain, self.identity = tuple(chain), identity
-
-    def take_root_list(self, data: bytes) -> bool:
-        """Take a newer list of signers that the root trusts no longer. Raises SIGNATURE_INVALID or others."""
-        statement = read(data, RootList)
-        check(statement, self.verifier.root_identity)
-        stored = self._store.get(_ROOT_LIST)
-        if stored is not None and statement.body.version <= read(stored, RootList).body.version:
-            return False
-        with self._store.transaction():
-            self._store.put(_ROOT_LIST, data)
-        self.distrusted = frozenset(statement.body.signers)
-        return True
 
     def take_revocations(
         self,
@@ -297,10 +289,6 @@ class Trust:
     def _stored_profile(self) -> Statement[Profile] | None:
         data = self._store.get(_PROFILE)
         return None if data is None else self._checked_profile(data)
-
-    def _stored_root_list(self) -> frozenset[bytes]:
-        data = self._store.get(_ROOT_LIST)
-        return frozenset() if data is None else frozenset(read(data, RootList).body.signers)
 
 
 def store_enrolment(

@@ -332,27 +332,22 @@ def test_5_a_revoked_signer_is_refused(site: PumpSite, pump: TestPump, statement
 
 
 def test_5_a_signer_on_the_root_list_is_refused(site: PumpSite, pump: TestPump) -> None:
-    root = site.pki.root
     signer = site.pki.signer_credential("decision").identity.thumbprint
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    from vigil.core.keys import KeySigner
-    from vigil.core.statements.envelope import Scribe
-
-    scribe = Scribe(
-        signer=KeySigner(root.private_key, [root.certificate.public_bytes(Encoding.DER)]),
-        issuer="signer/root",
-        clock=site.clock,
-        entropy=os.urandom,
-        numbered=False,
-    )
-    statement = scribe.sign(b.RootList(version=1, signers=(signer,)), subject="root/list")
-    assert pump.agent.trust.take_root_list(statement.data)
-    assert not pump.agent.trust.take_root_list(statement.data)
+    site.rooted(b.RootList(version=1, signers=(signer,)))
+    pump.answer_head()
     pump.restart()
     pump.release()
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     assert refused_for(pump, bundle) is Reason.SIGNER_REVOKED
+
+
+def test_heads_of_a_signer_on_the_root_list_confirm_nothing(site: PumpSite, pump: TestPump) -> None:
+    signer = site.pki.signer_credential("head").identity.thumbprint
+    site.rooted(b.RootList(version=1, signers=(signer,)))
+    pump.answer_head()
+    site.revoke(b.Scope.CREDENTIAL, "principal/p-technician")
+    assert pump.answer_head() == []
+    assert pump.agent.trust.revocations.epoch == 1
 
 
 @pytest.mark.parametrize(
