@@ -155,7 +155,7 @@ class Stack:
     @classmethod
     async def start(cls) -> "Stack":
         """From nothing to four attested pumps."""
-        home = Path(tempfile.mkdtemp(prefix="vigil-test-"))
+        home = Path(tempfile.mkdtemp(prefix="stack-"))
         data = home / "data"
         data.mkdir(mode=0o700)
         world = World(running(data), home, list(SITES))
@@ -324,12 +324,11 @@ class Stack:
         roles: Sequence[str] = (),
         operational_until: int = 0,
         not_after: int | None = None,
+        issuer: Kind | None = None,
     ) -> Issued:
-        """Issue by the installation's own intermediate of that kind; instants in ms since the epoch."""
-        folder = self.folder.path / "pki"
-        issuer = load_issuer(
-            folder / "intermediates" / f"{kind}.pem", folder / "intermediates" / f"{kind}.key"
-        )
+        """Issue by the installation's own intermediate of that kind, or wrongly by another's; instants in ms."""
+        folder = self.folder.path / "pki" / "intermediates"
+        authority = load_issuer(folder / f"{issuer or kind}.pem", folder / f"{issuer or kind}.key")
         key = new_private_key()
         grant = Grant(
             kind=kind,
@@ -340,11 +339,11 @@ class Stack:
             operational_until=operational_until,
         )
         leaf = pki.issue(
-            issuer=issuer,
+            issuer=authority,
             trust_domain=TRUST_DOMAIN,
             grant=grant,
             public_key=key.public_key(),
-            not_before=milliseconds(issuer.certificate.not_valid_before_utc),
+            not_before=milliseconds(authority.certificate.not_valid_before_utc),
             not_after=SystemClock().now() + pki.DAY if not_after is None else not_after,
             entropy=os.urandom,
         )
@@ -353,7 +352,10 @@ class Stack:
         home.mkdir(mode=0o700, parents=True)
         files = TlsFiles(home / "tls.pem", home / "tls.key", self.folder.trust)
         store_pair(
-            files.certificate, files.key, chain_pem=pki.chain_pem(leaf, issuer.certificate), private_key=key
+            files.certificate,
+            files.key,
+            chain_pem=pki.chain_pem(leaf, authority.certificate),
+            private_key=key,
         )
         return Issued(kind, subject_id, files)
 

@@ -15,7 +15,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def status_over_tls_1_2(port: int, files: Any, root_pem: bytes, path: str) -> bytes:
+def status_over_tls_1_2(
+    port: int, files: Any, root_pem: bytes, path: str, *, server_name: str = "policy.vigil.test"
+) -> bytes:
     """What the server sends back, undecoded, until it has ended the stream."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -28,14 +30,14 @@ def status_over_tls_1_2(port: int, files: Any, root_pem: bytes, path: str) -> by
             (b":method", b"POST"),
             (b":scheme", b"https"),
             (b":path", path.encode()),
-            (b":authority", b"policy.vigil.test"),
+            (b":authority", server_name.encode()),
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
         )
     )
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
-        context.wrap_socket(plain, server_hostname="policy.vigil.test") as secure,
+        context.wrap_socket(plain, server_hostname=server_name) as secure,
     ):
         assert secure.version() == "TLSv1.2"
         secure.sendall(
