@@ -54,7 +54,7 @@ INSTALLS: Final[Mapping[Effect, str]] = {
 }
 """The required digest parameter that names what is installed."""
 
-_RECOVERY: Final = frozenset({Effect.RELEASE_QUARANTINE, Effect.LIFT_HOLD})
+RECOVERY: Final = frozenset({Effect.RELEASE_QUARANTINE, Effect.LIFT_HOLD})
 _ACTION_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 _PARAMETER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _ANY: Final = "any"
@@ -292,13 +292,13 @@ def _check_action(action: ActionSpec, fault: _Fault) -> None:
     wanted = CLASS_OF[action.effect]
     if action.action_class is not wanted:
         fault(name, f"an action with the effect {action.effect} is of class {wanted}")
-    least = max(LEAST_APPROVALS.get(action.action_class, 0), 1 if action.effect in _RECOVERY else 0)
+    least = max(LEAST_APPROVALS.get(action.action_class, 0), 1 if action.effect in RECOVERY else 0)
     if action.approvals < least:
         fault(name, f"it needs at least {least} approval{'s' if least > 1 else ''} besides the requester")
     if action.action_class is ActionClass.S1 and action.approvals:
         fault(name, "a safety action waits for nobody's approval")
     # Leaving quarantine or a hold takes two persons and is open to a quarantined device; nothing else is.
-    if action.recovery is not (action.effect in _RECOVERY):
+    if action.recovery is not (action.effect in RECOVERY):
         fault(name, "recovery is for release-quarantine and lift-hold, and always for these")
     if action.therapy_enabled and action.action_class is not ActionClass.T:
         fault(name, "only an action of class T enables a therapy change")

@@ -28,6 +28,7 @@ from vigil.core.commands import (
     find_action,
     person_of,
 )
+from vigil.core.profiles import LEAST_APPROVALS
 from vigil.core.statements.bodies import (
     ActionClass,
     ActionSpec,
@@ -198,8 +199,8 @@ def admit(
 
 
 def approval_refusals(admission: Admission, view: View, *, now: int) -> list[Refusal]:
-    """Device check 6; leaving quarantine or a hold takes two people whatever the profile says."""
-    needed = admission.action.approvals
+    """Device check 6; whatever the profile says, no fewer than its class takes, and two to leave a restriction."""
+    needed = max(admission.action.approvals, LEAST_APPROVALS.get(admission.action.action_class, 0))
     if admission.action.effect in _LEADING_OUT:
         needed = max(needed, 1)
     return count_approvals(

@@ -10,6 +10,7 @@ from vigil.core import cbor
 from vigil.core.certificates import ChainVerifier, Identity, Kind, TrustBundle, replace_file
 from vigil.core.classes import HEAD_TOLERANCE_S
 from vigil.core.clock import Clock
+from vigil.core.profiles import CLASS_OF, RECOVERY
 from vigil.core.revocations import Entry, PathStep, ReadEntry, RevocationState, answers
 from vigil.core.statements.bodies import Head, Profile
 from vigil.core.statements.envelope import Statement, check, read
@@ -284,6 +285,19 @@ class Trust:
         check(statement, signer)
         if signer.organization != self.manufacturer or statement.body.model != self._model:
             raise refused(Reason.PROFILE_MISMATCH, "the profile is another manufacturer's or another model's")
+        # Classes: what an effect can do decides the class, on the pump as well; leaving a restriction is its own.
+        wrong = [
+            action.name
+            for action in statement.body.actions
+            if action.action_class is not CLASS_OF[action.effect] and action.effect not in RECOVERY
+        ]
+        if wrong:
+            raise refused(
+                Reason.PROFILE_MISMATCH,
+                f"the profile calls an action less than its effect is: {', '.join(wrong)}",
+                lifted_by="a profile whose classes are those of its effects",
+                who="the manufacturer",
+            )
         return statement
 
     def _stored_profile(self) -> Statement[Profile] | None:

@@ -863,6 +863,37 @@ def test_a_prepare_can_bring_a_newer_profile(site: PumpSite, pump: TestPump) -> 
     assert pump.agent.trust.profile.body.version == 5
 
 
+@pytest.mark.parametrize(
+    "action", ["set-rate-here", "factory-reset", "update-firmware", "set-occlusion-pressure"]
+)
+def test_a_profile_that_calls_an_action_harmless_is_not_taken(
+    site: PumpSite, pump: TestPump, action: str
+) -> None:
+    """Not even the manufacturer's signer brings a therapy past policy."""
+    body = site.profile.body
+    actions = tuple(
+        replace(one, action_class=b.ActionClass.S1) if one.name == action else one for one in body.actions
+    )
+    worse = site.signed_by_maker(
+        "profile", replace(body, version=7, actions=actions), subject=f"model/{MODEL}"
+    )
+    pump.agent.handle(messages.Welcome("gateway-1", site.clock.now(), worse.data, ""))
+    assert pump.agent.trust.profile is not None
+    assert pump.agent.trust.profile.body.version == body.version
+
+
+def test_no_profile_lowers_the_approvals_of_a_class(site: PumpSite, pump: TestPump) -> None:
+    body = site.profile.body
+    actions = tuple(replace(one, approvals=0) for one in body.actions)
+    lower = site.signed_by_maker(
+        "profile", replace(body, version=8, actions=actions), subject=f"model/{MODEL}"
+    )
+    pump.agent.handle(messages.Welcome("gateway-1", site.clock.now(), lower.data, ""))
+    answer = pump.command("factory-reset", approvers=(site.approver,), permit={"profile": lower.digest})
+    assert answer.error is not None
+    assert answer.error.reason is Reason.APPROVALS_MISSING
+
+
 def test_without_a_profile_nothing_is_done(site: PumpSite) -> None:
     pump = site.pump(with_profile=False)
     answer = pump.command("quarantine", requester=site.safety)
