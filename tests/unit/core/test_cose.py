@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import pytest
@@ -155,6 +156,7 @@ def without(label: int) -> dict[int, Any]:
         assembled(signature=bytes(65)),
         assembled(signature="s" * 64),
     ],
+    ids=(str(place) for place in itertools.count()),  # the bytes hold a fresh signature each time
 )
 def test_every_other_form_is_refused(data: bytes) -> None:
     with pytest.raises(Refused) as caught:
