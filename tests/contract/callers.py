@@ -21,7 +21,7 @@ from tests.support.pki import TestPki
 from tests.support.stack import TRUST_DOMAIN, Issued, Stack
 from vigil.core.certificates import EVERY, Kind, TrustBundle
 from vigil.core.clock import SystemClock
-from vigil.demo.world import HOSPITALS
+from vigil.demo.places import HOSPITALS
 from vigil.errors import Reason, Refused
 from vigil.rpc.access import VERIFIED_CALLER_METHODS, CallerRule, access_of
 from vigil.rpc.channel import Channels

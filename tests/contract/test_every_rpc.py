@@ -32,7 +32,7 @@ from tests.unit.rpc.raw import status_over_tls_1_2
 from vigil.api.access.v1 import access_pb2
 from vigil.core.certificates import Kind, TrustBundle
 from vigil.core.clock import SystemClock
-from vigil.demo.world import HOSPITALS
+from vigil.demo.places import HOSPITALS
 from vigil.errors import Reason
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -18,8 +18,9 @@ from vigil.core.statements.bodies import (
 )
 from vigil.core.statements.envelope import read
 from vigil.demo.people import Cast, appoint
+from vigil.demo.places import HOSPITALS
 from vigil.demo.technician import Done
-from vigil.demo.world import HOSPITALS, PumpAt
+from vigil.demo.world import PumpAt
 from vigil.errors import Reason, Refused
 
 SAFETY = "sam"

@@ -36,7 +36,7 @@ from vigil.core.keys import new_private_key
 from vigil.core.profiles import profile_from_json
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import Scribe, Statement, read
-from vigil.demo.world import Build, make_builds
+from vigil.demo.publishing import Build, make_builds
 from vigil.device import messages
 from vigil.device.convert import certificates, possession_to_proto
 from vigil.device.factory import FirstBuild, make_pump

@@ -15,21 +15,9 @@ from vigil.core.keys import new_private_key
 from vigil.core.profiles import profile_from_json
 from vigil.demo.fleet import FleetProcess
 from vigil.demo.people import Cast, admin_session, appoint
-from vigil.demo.world import (
-    GTIN,
-    HOSPITALS,
-    MAKER,
-    MODEL,
-    Maker,
-    World,
-    demo_file,
-    enrol_pump,
-    make_builds,
-    publish_baseline,
-    publish_build,
-    upload,
-    wait_attested,
-)
+from vigil.demo.places import GTIN, HOSPITALS, MAKER, MODEL
+from vigil.demo.publishing import Maker, demo_file, make_builds, publish_baseline, publish_build, upload
+from vigil.demo.world import World, enrol_pump, wait_attested
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
 from vigil.run.gateways import choose_address, write_gateway
 

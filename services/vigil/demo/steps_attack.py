@@ -3,10 +3,11 @@
 import os
 
 from vigil.core.statements.bodies import Outcome
+from vigil.demo.places import HOSTILE_SITE
 from vigil.demo.result import Came, expect
 from vigil.demo.steps_command import pump_of, refusal_of, status_of, until_status, until_trust
 from vigil.demo.technician import Hand
-from vigil.demo.world import HOSTILE_SITE, PumpAt, World
+from vigil.demo.world import PumpAt, World
 from vigil.errors import Reason, Refused, refused
 
 TWISTS = {

@@ -3,11 +3,12 @@
 import asyncio
 
 from vigil.core.statements.bodies import Outcome
+from vigil.demo.places import CUT_SITE
 from vigil.demo.proof import prove_story
 from vigil.demo.result import Came, Different, expect
 from vigil.demo.steps_command import pump_of, refusal_of, released, status_of, update
 from vigil.demo.technician import Hand
-from vigil.demo.world import CUT_SITE, PumpAt, World
+from vigil.demo.world import PumpAt, World
 from vigil.errors import Reason, Refused
 
 LEASE_WAIT_S = 25.0

@@ -4,64 +4,33 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 from vigil.api.attestation.v1 import attestation_pb2
 from vigil.api.identity.v1 import identity_pb2
-from vigil.api.release.v1 import release_pb2
 from vigil.cli.session import GatewayEnd, Session
-from vigil.cli.signing import manufacturer_scribe, manufacturer_signer
-from vigil.core.baselines import content_of_settings
 from vigil.core.certificates import make_request
 from vigil.core.clock import SystemClock
 from vigil.core.digest import sha256
-from vigil.core.dsse import in_toto_statement, make_dsse
-from vigil.core.keys import KeySigner, new_private_key
-from vigil.core.profiles import profile_from_json
-from vigil.core.statements.bodies import Baseline, BaselineKind, Profile, Release, Voucher
+from vigil.core.keys import new_private_key
+from vigil.core.statements.bodies import Voucher
 from vigil.core.statements.envelope import Scribe
+from vigil.demo.cast import cast_of
 from vigil.demo.fleet import ControlLine, FleetProcess
 from vigil.demo.installation import START_S, RunningInstallation
-from vigil.demo.people import Cast, admin_session, appoint
+from vigil.demo.people import admin_session, appoint
+from vigil.demo.places import CUT_SITE, GTIN, HOSPITALS, HOSTILE_SITE, MAKER, MODEL, OPERATOR
 from vigil.demo.processes import TAP_VARIABLE, Child
+from vigil.demo.publishing import Build, Maker, Progress, demo_file, publish_everything
 from vigil.demo.relay import Relay
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
 from vigil.errors import Reason, Refused, refused
-from vigil.run import manufacturer
 from vigil.run.configs import GATEWAY_PEERS
 from vigil.run.gateways import choose_address, write_gateway
 from vigil.run.layout import DataFolder, runtime_folder
 
-MAKER = "aria-medical"
-HOSPITALS = "northern-hospitals"
-MODEL = "aria-3000"
-GTIN = "09504000059118"
-FIRMWARE_BYTES = 400_000
-"""Small enough to move in a second, large enough to need several chunks."""
 ENROL_AT_ONCE = 8
-HOSTILE_SITE, CUT_SITE = 2, 3
-"""Places in the list of sites."""
-VALID_MS = 365 * 86_400_000
-
-Progress = Callable[[str, int, int], None]
-"""``(what, done, of)``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
-    """One firmware build as the manufacturer made it."""
-
-    version: str
-    security_version: int
-    image: bytes
-    sbom: bytes
-
-    @property
-    def digest(self) -> bytes:
-        return sha256(self.image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +56,6 @@ class World:
     pumps: dict[str, list[PumpAt]] = field(default_factory=dict)  # by site
     fleets: list[FleetProcess] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
-    profile: Profile | None = None
     sockets: Path = field(default_factory=runtime_folder)  # a socket's path may have 107 bytes
     relays: dict[str, Relay] = field(default_factory=dict)  # service -> the wire of the fourth site's gateway
     hostile: Child | None = None
@@ -115,37 +83,6 @@ class World:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def demo_file(name: str) -> bytes:
-    """A file of the demonstration's data."""
-    return files("vigil.demo").joinpath("data").joinpath(name).read_bytes()
-
-
-def make_builds() -> list[Build]:
-    """Two builds; the images are made of their SBOMs, so each demonstration has the same digests."""
-    builds = []
-    for place, version in enumerate(("1.6.3", "1.8.0")):
-        sbom = demo_file(f"proton-bridge-v{version}.cdx.json")
-        image = (f"aria-3000 firmware {version}\n".encode() + sbom * 3)[:FIRMWARE_BYTES]
-        builds.append(Build(version=version, security_version=place + 1, image=image, sbom=sbom))
-    return builds
-
-
-class Maker:
-    """The manufacturer with its own root, on its own machine (here: a folder)."""
-
-    def __init__(self, home: Path, trust_domain: str) -> None:
-        self.home = home
-        self.root = manufacturer.init(home, organization=MAKER, trust_domain=trust_domain)
-
-    def signer(self, statement: str) -> KeySigner:
-        """The manufacturer's key for one kind of statement."""
-        return manufacturer_signer(self.home, statement)
-
-    def scribe(self, statement: str) -> Scribe:
-        """Signs in the name of that signer."""
-        return manufacturer_scribe(self.home, statement)
-
-
 async def build_world(world: World, *, pumps: int, progress: Progress) -> None:
     """Set everything up, from organisations to attested pumps."""
     domain = world.installation.trust_domain
@@ -159,7 +96,9 @@ async def build_world(world: World, *, pumps: int, progress: Progress) -> None:
     progress("organisations, people and sites", 2, 3)
     await _open_sites(world)
     progress("organisations, people and sites", 3, 3)
-    await _publish(world, maker, progress)
+    world.builds = await publish_everything(
+        world.people["pia"], world.people["bea"], maker, world.sites, progress
+    )
     await _enrol(world, maker, pumps, progress)
     await wait_attested(world, progress)
 
@@ -167,7 +106,7 @@ async def build_world(world: World, *, pumps: int, progress: Progress) -> None:
 async def _register(world: World, maker: Maker) -> None:
     admin = world.people["admin"]
     for organization in (
-        identity_pb2.Organization(organization_id="operator", display_name="The operator"),
+        identity_pb2.Organization(organization_id=OPERATOR, display_name="The operator"),
         identity_pb2.Organization(
             organization_id=MAKER, display_name="Aria Medical", manufacturer_root_pem=maker.root.read_text()
         ),
@@ -184,115 +123,6 @@ async def _register(world: World, maker: Maker) -> None:
             site_id=site, organization_id=HOSPITALS, display_name=site.title(), time_zone="Europe/Berlin"
         )
         await admin.call("identity", admin.registry.CreateSite, identity_pb2.CreateSiteRequest(site=value))
-
-
-def cast_of(sites: list[str]) -> list[Cast]:
-    """Everybody who appears, the first site's people first."""
-    first, second = (sites[0],), (sites[1],)
-    return [
-        Cast(
-            name="ada",
-            display_name="Ada, technician",
-            organization=HOSPITALS,
-            roles=("technician",),
-            sites=first,
-        ),
-        Cast(
-            name="ben",
-            display_name="Ben, technician elsewhere",
-            organization=HOSPITALS,
-            roles=("technician",),
-            sites=second,
-        ),
-        Cast(
-            name="eve",
-            display_name="Eve, technician who leaves",
-            organization=HOSPITALS,
-            roles=("technician",),
-            sites=first,
-        ),
-        Cast(
-            name="cleo",
-            display_name="Cleo, biomedical lead",
-            organization=HOSPITALS,
-            roles=("approver",),
-            sites=("*",),
-            privileged=True,
-        ),
-        Cast(
-            name="hal",
-            display_name="Hal, technician behind the captured gateway",
-            organization=HOSPITALS,
-            roles=("technician",),
-            sites=(sites[HOSTILE_SITE],),
-        ),
-        Cast(
-            name="dan",
-            display_name="Dan, technician behind the cut wire",
-            organization=HOSPITALS,
-            roles=("technician",),
-            sites=(sites[CUT_SITE],),
-        ),
-        Cast(
-            name="sia",
-            display_name="Sia, safety officer behind the cut wire",
-            organization=HOSPITALS,
-            roles=("safety",),
-            sites=(sites[CUT_SITE],),
-        ),
-        Cast(
-            name="sam",
-            display_name="Sam, safety officer",
-            organization=HOSPITALS,
-            roles=("safety",),
-            sites=first,
-        ),
-        Cast(
-            name="erin",
-            display_name="Erin, enrolment station",
-            organization=HOSPITALS,
-            roles=("enroller",),
-            sites=("*",),
-        ),
-        Cast(
-            name="bea",
-            display_name="Bea, pharmacist",
-            organization=HOSPITALS,
-            roles=("baseline-signer",),
-            sites=("*",),
-        ),
-        Cast(
-            name="rita",
-            display_name="Rita, recall team",
-            organization="operator",
-            roles=("recall",),
-            sites=("*",),
-            privileged=True,
-        ),
-        Cast(
-            name="raj",
-            display_name="Raj, recall team",
-            organization="operator",
-            roles=("recall",),
-            sites=("*",),
-            privileged=True,
-        ),
-        Cast(
-            name="pia",
-            display_name="Pia, regulatory affairs",
-            organization=MAKER,
-            roles=("publisher",),
-            sites=("*",),
-            privileged=True,
-        ),
-        Cast(
-            name="otto",
-            display_name="Otto, auditor",
-            organization="operator",
-            roles=("auditor",),
-            sites=("*",),
-        ),
-    ]
 
 
 async def _appoint_everybody(world: World) -> None:
@@ -365,79 +195,6 @@ async def _start_hostile(world: World, captured: DataFolder, site: str) -> None:
     await world.hostile.line(seconds=START_S)
     world.tap = ControlLine(tap)
     await world.tap.open()
-
-
-async def _publish(world: World, maker: Maker, progress: Progress) -> None:
-    """The model's profile, two builds with their SBOMs, and a configuration baseline for each site."""
-    pia, total = world.people["pia"], 3 + len(world.sites)
-    world.builds = make_builds()
-    world.profile = profile_from_json(demo_file("pump-profile.json").decode())
-    profile = maker.scribe("profile").sign(world.profile, subject=f"model/{MODEL}")
-    await pia.call(
-        "release", pia.releases.PublishModel, release_pb2.PublishModelRequest(profile=profile.data)
-    )
-    progress("profile, builds and baselines", 1, total)
-    for place, build in enumerate(world.builds):
-        await upload(pia, build.image)
-        await publish_build(pia, maker, build)
-        progress("profile, builds and baselines", 2 + place, total)
-    content = content_of_settings(demo_file("baseline-configuration.json").decode())
-    for place, site in enumerate(world.sites):
-        await publish_baseline(world.people["bea"], content, site=site, name="general-ward")
-        progress("profile, builds and baselines", 4 + place, total)
-
-
-async def upload(session: Session, content: bytes) -> None:
-    """Upload an artifact's bytes in chunks."""
-
-    async def messages() -> AsyncIterator[release_pb2.UploadArtifactRequest]:
-        start = release_pb2.UploadStart(digest=sha256(content), size=len(content), offset=0)
-        yield release_pb2.UploadArtifactRequest(start=start)
-        for place in range(0, len(content), 65_536):
-            yield release_pb2.UploadArtifactRequest(chunk=content[place : place + 65_536])
-
-    await session.call("release", session.artifacts.UploadArtifact, messages())
-
-
-async def publish_build(session: Session, maker: Maker, build: Build) -> None:
-    """Sign and publish a build with its SBOM in a DSSE in-toto attestation."""
-    body = Release(
-        model=MODEL,
-        version=build.version,
-        firmware=build.digest,
-        size=len(build.image),
-        security_version=build.security_version,
-        sbom=sha256(build.sbom),
-        udi_di=GTIN,
-    )
-    statement = in_toto_statement(
-        name=f"{MODEL}-{build.version}.bin", sha256=build.digest, predicate=json.loads(build.sbom)
-    )
-    request = release_pb2.PublishReleaseRequest(
-        release=maker.scribe("release").sign(body, subject=f"build/{build.digest.hex()}").data,
-        sbom_attestation=make_dsse(statement, signer=maker.signer("release")),
-        sbom=build.sbom,
-    )
-    await session.call("release", session.releases.PublishRelease, request)
-
-
-async def publish_baseline(session: Session, content: bytes, *, site: str, name: str) -> None:
-    """Sign and publish a configuration baseline for one site."""
-    now = session.clock.now()
-    body = Baseline(
-        baseline_kind=BaselineKind.CONFIGURATION,
-        name=name,
-        site=site,
-        organization=HOSPITALS,
-        content=sha256(content),
-        size=len(content),
-        models=(MODEL,),
-        valid_from=now,
-        valid_to=now + VALID_MS,
-    )
-    signed = session.scribe.sign(body, subject=f"site/{site}")
-    request = release_pb2.PublishBaselineRequest(baseline=signed.data, content=content)
-    await session.call("release", session.releases.PublishBaseline, request)
 
 
 async def _enrol(world: World, maker: Maker, count: int, progress: Progress) -> None:
