@@ -14,7 +14,7 @@ from vigil.api.gateway.v1 import gateway_pb2
 from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
 from vigil.core.statements.bodies import ActionClass, Command, Intent, Outcome, Receipt
-from vigil.core.statements.envelope import Statement, read
+from vigil.core.statements.envelope import Statement, check, read
 from vigil.errors import Reason, Refused, refused
 from vigil.feed.evidence import EvidenceSpool
 from vigil.gateway import command_store, domain, intent_store
@@ -65,7 +65,9 @@ class Records:
         self._intents: dict[bytes, None] = dict.fromkeys(database.read_now(intent_store.known_digests))
 
     def open(self, caller: Identity, target: Target, submitted: Submitted) -> CommandRow:
-        """The row of a command that has just come."""
+        """The row of a command that has just come. Raises SIGNATURE_INVALID: what nobody signed is nobody's word."""
+        # Gateway check 2: the signer is the caller, and did sign.
+        check(submitted.command, caller)
         intent, command, now = submitted.intent, submitted.command, self._clock.now()
         return CommandRow(
             digest=command.digest,
@@ -130,7 +132,21 @@ class Records:
             status=status.to_status(refusal).SerializeToString(),
             update_time=self._clock.now(),
         )
-        await self._database.write(lambda conn: command_store.put_command(conn, row))
+
+        def write(connection: Connection) -> None:
+            command_store.put_command(connection, row)
+            if not row.decision:
+                # The gateway's own refusal, or the device's: policy records its own. What was asked, and the answer.
+                self._spool.put(
+                    connection,
+                    row.statement,
+                    subjects=(f"device/{row.device}", f"person/{row.requester}"),
+                    bodies=(row.status,),
+                    organization_id=self._organization_id,
+                    site_id=self._site_id,
+                )
+
+        await self._database.write(write)
         if row.settled:
             self._remember(row.digest)
 
