@@ -15,7 +15,7 @@ from vigil.core.merkle import Frontier
 from vigil.core.revocations import EMPTY_CHAIN
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import check, read
-from vigil.device import messages
+from vigil.device import domain, messages
 from vigil.device.pump import SELF_TEST_FAILS
 from vigil.device.slots import tamper_firmware
 from vigil.errors import Reason, Refused, refused
@@ -248,6 +248,16 @@ def test_a_revoked_signer_reaches_a_staged_command_after_a_restart(
     pump.answer_head()
     pump.agent.tick()
     assert pump.agent.status().staged_commands == 0
+
+
+def test_a_staged_command_does_not_follow_the_pump_to_another_site(site: PumpSite, pump: TestPump) -> None:
+    request_id = staged(site, pump).request_id
+    _, admission = pump.agent._executor.staged[request_id]
+    view = pump.agent._view()
+    assert domain.judge_staged(admission, view, head_age_s=0.0, ready=True) is None
+    with pytest.raises(Refused) as refusal:
+        domain.judge_staged(admission, replace(view, site="site-2"), head_age_s=0.0, ready=True)
+    assert refusal.value.reason is Reason.NOT_IN_SCOPE
 
 
 def test_a_hold_stops_a_staged_command_until_it_is_lifted(site: PumpSite, pump: TestPump) -> None:
