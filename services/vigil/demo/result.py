@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Word(StrEnum):
-    """``expected`` and ``outcome`` of a step (docs/cli.md)."""
+    """``expected`` and ``outcome`` of a step (docs/demo.md)."""
 
     APPLIED = "applied"  # the device carried it out and signed so
     REFUSED = "refused"  # somebody said no, with the reason that was expected
