@@ -11,7 +11,7 @@ from typing import Any, Final
 from vigil.core.clock import Clock, Entropy
 from vigil.core.keys import KeySigner
 from vigil.core.revocations import Lease
-from vigil.core.statements.bodies import Acknowledgement, Evidence, LogHead, Scope
+from vigil.core.statements.bodies import Acknowledgement, Effect, Evidence, LogHead, Scope
 from vigil.core.statements.envelope import Scribe, Statement
 from vigil.device import domain, messages, snapshot
 from vigil.device.enrol import possession
@@ -282,7 +282,8 @@ class DeviceAgent:
         try:
             if isinstance(verdict, Replay):
                 return messages.Receipts(message.call_id, self._journal.receipts(request_id))
-            self._show_status = True
+            # A reading changes nothing that is shown but a count, which the next status tells.
+            self._show_status |= verdict.staged or verdict.action.effect is not Effect.DIAGNOSE
             return messages.Receipts(message.call_id, self._executor.run(verdict))
         except Refused as error:
             return messages.Receipts(message.call_id, error=error)

@@ -104,8 +104,7 @@ class PumpRunner:
         task: asyncio.Task[None] | None = None
         try:
             while not self._cycle.is_set():
-                gateway = self.gateway
-                if task is None and self._plugged and gateway is not None:
+                if task is None and self._plugged and (gateway := self.gateway) is not None:
                     task = asyncio.create_task(link.run(gateway))
                 elif task is not None and not self._plugged:
                     await _cancelled(task)

@@ -38,6 +38,8 @@ MAX_LARGE_BATCH: Final = 4
 """Large items in one message: a statement and eight bodies of 64 KiB each are 576 KiB."""
 PAGE: Final = 64
 """Spooled records under way at once."""
+GATHER_S: Final = 0.05
+"""What is put meanwhile leaves together: one read, one message, one commit at either end."""
 FIRST_PAUSE: Final = 0.2
 LAST_PAUSE: Final = 10.0
 
@@ -289,6 +291,7 @@ class EvidenceSpool:
             pause = FIRST_PAUSE
             if not moved:
                 await self._wake.wait()
+                await asyncio.sleep(GATHER_S)
 
     async def _forward(self) -> int:
         """Send the oldest page; answers how many left the queue. Raises the first passing failure."""
