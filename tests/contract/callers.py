@@ -216,7 +216,8 @@ def assert_unchanged(before: Contents, after: Contents) -> None:
     """No table of any process has another row, and what the log has more are pumps' own attestations."""
     assert set(after) == set(before)
     changed = {place for place in before if before[place] != after[place]}
-    assert {place for place in changed if not place.startswith(BY_ITSELF)} == set()
+    moved = {place: before[place] ^ after[place] for place in changed if not place.startswith(BY_ITSELF)}
+    assert moved == {}
     [log] = [place for place in before if place.startswith("evidence/") and place.endswith("/entry")]
     assert before[log] <= after[log]
     # Columns: index, leaf, digest, kind, organization, site.

@@ -127,13 +127,13 @@ async def revoke_credential(stack: Stack, name: str) -> int:
 
 
 async def enforced_everywhere(stack: Stack, epoch: int) -> None:
-    """Both gateways have acknowledged the epoch."""
+    """Every gateway and every pump has acknowledged the epoch."""
     rita = stack.world.people["rita"]
 
     async def covered() -> bool:
         request = revocation_pb2.GetCoverageRequest(epoch=epoch)
         coverage = await rita.call("revocation", rita.revocations.GetCoverage, request)
         assert coverage.known == len(stack.world.gateways)
-        return coverage.enforcing == coverage.known
+        return coverage.enforcing == coverage.known and coverage.devices == len(stack.pumps())
 
     await eventually(covered, what=f"every gateway enforces epoch {epoch}")

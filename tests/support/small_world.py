@@ -6,17 +6,14 @@ import os
 from typing import Final
 
 from vigil.api.identity.v1 import identity_pb2
-from vigil.api.release.v1 import release_pb2
-from vigil.core.baselines import content_of_settings
 from vigil.core.certificates import make_request
 from vigil.core.clock import SystemClock
 from vigil.core.digest import sha256
 from vigil.core.keys import new_private_key
-from vigil.core.profiles import profile_from_json
 from vigil.demo.fleet import FleetProcess
 from vigil.demo.people import Cast, admin_session, appoint
-from vigil.demo.places import GTIN, HOSPITALS, MAKER, MODEL
-from vigil.demo.publishing import Maker, demo_file, make_builds, publish_baseline, publish_build, upload
+from vigil.demo.places import GTIN, HOSPITALS, MAKER, MODEL, OPERATOR
+from vigil.demo.publishing import Maker, demo_file, publish_everything
 from vigil.demo.world import World, enrol_pump, wait_attested
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
 from vigil.run.gateways import choose_address, write_gateway
@@ -34,9 +31,9 @@ _PEOPLE: Final = (
     ("erin", HOSPITALS, "enroller", EVERYWHERE, False),
     ("bea", HOSPITALS, "baseline-signer", EVERYWHERE, False),
     ("pia", MAKER, "publisher", EVERYWHERE, True),
-    ("rita", "operator", "recall", EVERYWHERE, True),
-    ("raj", "operator", "recall", EVERYWHERE, True),
-    ("otto", "operator", "auditor", EVERYWHERE, False),
+    ("rita", OPERATOR, "recall", EVERYWHERE, True),
+    ("raj", OPERATOR, "recall", EVERYWHERE, True),
+    ("otto", OPERATOR, "auditor", EVERYWHERE, False),
 )
 
 
@@ -47,7 +44,8 @@ async def build(world: World, *, pumps: int) -> None:
     world.people["admin"] = admin_session(world.folder, 1, domain)
     world.people["admin-2"] = admin_session(world.folder, 2, domain)
     await _register(world, maker)
-    await _publish(world, maker)
+    pia, bea = world.people["pia"], world.people["bea"]
+    world.builds = await publish_everything(pia, bea, maker, world.sites, lambda *_: None)
     await _enrol(world, maker, pumps)
     await wait_attested(world, lambda *_: None)
 
@@ -111,28 +109,11 @@ async def _open(world: World, site: str) -> None:
     world.gateways[site] = gateway_id
 
 
-async def _publish(world: World, maker: Maker) -> None:
-    """The model's profile, a build, and each site's baseline."""
-    pia = world.people["pia"]
-    world.builds = make_builds()[:1]
-    world.profile = profile_from_json(demo_file("pump-profile.json").decode())
-    profile = maker.scribe("profile").sign(world.profile, subject=f"model/{MODEL}")
-    await pia.call(
-        "release", pia.releases.PublishModel, release_pb2.PublishModelRequest(profile=profile.data)
-    )
-    for build_of_model in world.builds:
-        await upload(pia, build_of_model.image)
-        await publish_build(pia, maker, build_of_model)
-    content = content_of_settings(demo_file("baseline-configuration.json").decode())
-    for site in world.sites:
-        await publish_baseline(world.people["bea"], content, site=site, name="general-ward")
-
-
 async def _enrol(world: World, maker: Maker, count: int) -> None:
     """The pumps stand in turn at the sites; one process holds them all."""
     folder = world.home / "pumps"
     folder.mkdir(mode=0o700)
-    fleet = FleetProcess(folder, control=world.home / "fleet.sock", log=world.home / "fleet.log")
+    fleet = FleetProcess(folder, control=world.sockets / "fleet.sock", log=world.home / "fleet.log")
     world.fleets.append(fleet)
     made = [_make_pump(world, number) for number in range(1, count + 1)]
     await fleet.start()
@@ -148,7 +129,7 @@ async def _enrol(world: World, maker: Maker, count: int) -> None:
 
 
 def _make_pump(world: World, number: int) -> Manufactured:
-    [build_of_model] = world.builds
+    build_of_model = world.builds[0]
     return make_pump(
         world.home / "pumps" / f"pump-{number}",
         udi=f"(01){GTIN}(21)SN-{number:05}",
