@@ -6,19 +6,16 @@ with nothing else done, and (b) signature verifications by the `cwt` library, on
 """
 
 import asyncio
-import json
 import os
 import sqlite3
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cwt
-import uvloop
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.benchmarks.result import Progress, Result, Row, percentile, ratio_at_least, under
 from tests.support.evidence import EvidenceProcess
 from tests.support.pki import ORGANIZATION, SITE, TestPki
 from vigil.core import cose
@@ -28,22 +25,46 @@ from vigil.core.statements.envelope import Scribe, Statement
 from vigil.feed.evidence import EvidenceAppender
 from vigil.rpc.channel import Channels
 
+TITLE = "Statements appended to the log, durably"
+
 WRITERS = 64
 DEVICES = 5_000
 STATEMENTS = 24_000
 """Of these a sixth warms caches and connections."""
+QUICK_STATEMENTS = 6_000
 FLOOR_SECONDS = 1.0
 ROWS_A_COMMIT = 100
 
-Progress = Callable[[float], None]
-"""Told the part that is done, 0 to 1."""
+
+async def run(progress: Progress, *, quick: bool = False) -> Result:
+    """Measure beside the smaller floor of this very run."""
+    figures = await _figures(QUICK_STATEMENTS if quick else STATEMENTS, progress)
+    rows, verifies = figures["sqlite_rows_per_s"], figures["cwt_verifies_per_s"]
+    served, writing = figures["service_cpu_us_per_append"], figures["writers_cpu_us_per_append"]
+    smaller = "SQLite rows/s in commits of 100" if rows < verifies else "`cwt` verifies/s of one core"
+    return Result(
+        rows=(
+            Row(
+                work="64 writers",
+                figure=figures["appends_per_s"],
+                unit="appends/s",
+                floor=min(rows, verifies),
+                floor_is=f"the smaller floor, {smaller}",
+                target=ratio_at_least(0.4),
+                note=f"{served:.0f} µs of CPU in the service for each, of which {1e6 / verifies:.0f} are its verify;"
+                f" {writing:.0f} µs beside it in the writers' own process",
+            ),
+            Row(work="64 writers, p50", figure=figures["append_p50_ms"], unit="ms", target=under(20)),
+            Row(work="64 writers, p99", figure=figures["append_p99_ms"], unit="ms"),
+        ),
+        parts=(f"the other floor, for comparison: {max(rows, verifies):,.0f} a second",),
+    )
 
 
-async def run(progress: Progress) -> dict[str, float]:
-    """Measure; rates a second, latencies in ms, ratio to the smaller floor of this very run."""
+async def _figures(count: int, progress: Progress) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         pki = TestPki(Path(folder))
-        statements = _statements(pki, progress)
+        statements = _statements(pki, count, progress)
         size, data = len(statements[0].data), statements[0].data
         before = _rows(Path(folder), size), _verifies(pki, data)
         progress(0.5)
@@ -58,8 +79,6 @@ async def run(progress: Progress) -> dict[str, float]:
     figures["sqlite_rows_per_s"] = (before[0] + after[0]) / 2
     figures["cwt_verifies_per_s"] = (before[1] + after[1]) / 2
     progress(1.0)
-    floor = min(figures["sqlite_rows_per_s"], figures["cwt_verifies_per_s"])
-    figures["ratio_to_smaller_floor"] = figures["appends_per_s"] / floor
     return figures
 
 
@@ -68,7 +87,7 @@ def _device(number: int) -> str:
     return "dev-" + "".join(letters[(number >> 5 * place) & 31] for place in range(16))
 
 
-def _statements(pki: TestPki, progress: Progress) -> list[Statement[Decision]]:
+def _statements(pki: TestPki, count: int, progress: Progress) -> list[Statement[Decision]]:
     signer = pki.signer_credential("decision")
     scribe = Scribe(
         signer=signer.signer,
@@ -78,7 +97,7 @@ def _statements(pki: TestPki, progress: Progress) -> list[Statement[Decision]]:
         numbered=True,
     )
     made = []
-    for number in range(STATEMENTS):
+    for number in range(count):
         device = _device(number % DEVICES)
         body = Decision(
             command=os.urandom(32),
@@ -99,7 +118,7 @@ def _statements(pki: TestPki, progress: Progress) -> list[Statement[Decision]]:
         )
         made.append(scribe.sign(body, subject=f"device/{device}"))
         if not number % 1_000:
-            progress(0.4 * number / STATEMENTS)
+            progress(0.4 * number / count)
     return made
 
 
@@ -157,33 +176,19 @@ async def _appends(
             latencies.append(time.perf_counter() - began)
 
     async with EvidenceAppender(channel=channel, entropy=os.urandom) as appender:
-        await asyncio.gather(*(write(appender, STATEMENTS // 6 // WRITERS) for _ in range(WRITERS)))
+        await asyncio.gather(*(write(appender, len(statements) // 6 // WRITERS) for _ in range(WRITERS)))
         latencies.clear()
         progress(0.6)
         began, used, served = time.perf_counter(), time.process_time(), process.cpu_seconds()
-        await asyncio.gather(*(write(appender, STATEMENTS) for _ in range(WRITERS)))
+        await asyncio.gather(*(write(appender, len(statements)) for _ in range(WRITERS)))
         seconds = time.perf_counter() - began
         used, served = time.process_time() - used, process.cpu_seconds() - served
     await channels.close()
     progress(0.9)
-    latencies.sort()
     return {
         "appends_per_s": len(latencies) / seconds,
-        "append_p50_ms": latencies[len(latencies) // 2] * 1000,
-        "append_p99_ms": latencies[len(latencies) * 99 // 100] * 1000,
+        "append_p50_ms": percentile(latencies, 0.5) * 1000,
+        "append_p99_ms": percentile(latencies, 0.99) * 1000,
         "service_cpu_us_per_append": served * 1e6 / len(latencies),
         "writers_cpu_us_per_append": used * 1e6 / len(latencies),
     }
-
-
-def main() -> None:
-    """Run alone, figures as JSON on stdout."""
-
-    def progress(part: float) -> None:
-        sys.stderr.write(f"\r{part:4.0%}")
-
-    sys.stdout.write(json.dumps(uvloop.run(run(progress)), indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

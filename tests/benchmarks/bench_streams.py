@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from tests.benchmarks.result import Progress, Result, Row, percentile, ratio_at_least
 from tests.support.pki import TestPki
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.clock import SystemClock
@@ -19,11 +20,15 @@ from vigil.rpc.status import translated
 from vigil.rpc.streams import Exchange, serve_exchange
 from vigil.rpc.tls import TlsFiles
 
+TITLE = "Calls over pooled streams"
+
 SERVICE = "vigil.api.evidence.v1.EvidenceLogService"
 PAYLOAD = os.urandom(600)
 STREAMS = 16
 CALLERS = 64
+LOADS = (1, CALLERS, 8 * CALLERS)
 SECONDS = 2.0
+QUICK_SECONDS = 0.5
 
 
 class _EchoServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
@@ -40,10 +45,10 @@ class _EchoServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
         return evidence_pb2.AppendOutcome(recorded=evidence_pb2.RecordedItem(recorded=item.statement))
 
 
-async def _rate(call: Callable[[], Awaitable[Any]], callers: int) -> tuple[float, float]:
+async def _rate(call: Callable[[], Awaitable[Any]], callers: int, seconds: float) -> tuple[float, float]:
     """Calls a second and the median latency in ms, with that many callers in a closed loop."""
     latencies: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds
 
     async def caller() -> None:
         while (started := time.perf_counter()) < end:
@@ -52,11 +57,10 @@ async def _rate(call: Callable[[], Awaitable[Any]], callers: int) -> tuple[float
 
     began = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(callers)))
-    latencies.sort()
-    return len(latencies) / (time.perf_counter() - began), latencies[len(latencies) // 2] * 1000
+    return len(latencies) / (time.perf_counter() - began), percentile(latencies, 0.5) * 1000
 
 
-async def _bare_echo(files: TlsFiles, client: TlsFiles, root: bytes) -> tuple[float, float]:
+async def _bare_echo(files: TlsFiles, client: TlsFiles, root: bytes, seconds: float) -> tuple[float, float]:
     """The floor: one message in flight on each of CALLERS bare streams, nothing checked."""
 
     async def echo(requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
@@ -64,7 +68,7 @@ async def _bare_echo(files: TlsFiles, client: TlsFiles, root: bytes) -> tuple[fl
             yield request
 
     server = grpc.aio.server()
-    handlers = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    handlers: Any = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
     credentials = grpc.ssl_server_credentials(
         [(files.key.read_bytes(), files.certificate.read_bytes())], root, require_client_auth=True
@@ -76,7 +80,7 @@ async def _bare_echo(files: TlsFiles, client: TlsFiles, root: bytes) -> tuple[fl
         grpc.ssl_channel_credentials(root, client.key.read_bytes(), client.certificate.read_bytes()),
         options=[("grpc.ssl_target_name_override", "evidence.vigil.test")],
     )
-    free = [channel.stream_stream("/bare/Echo")() for _ in range(CALLERS)]
+    free: list[Any] = [channel.stream_stream("/bare/Echo")() for _ in range(CALLERS)]
 
     async def call() -> None:
         stream = free.pop()
@@ -85,21 +89,41 @@ async def _bare_echo(files: TlsFiles, client: TlsFiles, root: bytes) -> tuple[fl
         free.append(stream)
 
     await call()
-    measured = await _rate(call, CALLERS)
+    measured = await _rate(call, CALLERS, seconds)
     await channel.close()
     await server.stop(None)
     return measured
 
 
-async def run() -> dict[str, float]:
-    """Measure; figures a second, latencies in ms, ratios to the bare echo of this very run."""
+async def run(progress: Progress, *, quick: bool = False) -> Result:
+    """Measure beside the bare echo of this very run."""
+    figures = await _figures(QUICK_SECONDS if quick else SECONDS, progress)
+    bare = "a bare bidi echo of the same bytes, one message in flight on each of 64 streams"
+    return Result(
+        rows=tuple(
+            Row(
+                work=f"{callers} callers",
+                figure=figures[f"exchange_{callers}_callers_per_s"],
+                unit="calls/s",
+                floor=figures["bare_echo_per_s"] if callers == CALLERS else None,
+                floor_is=bare if callers == CALLERS else "",
+                target=ratio_at_least(1.0) if callers == CALLERS else None,
+                note=f"p50 {figures[f'exchange_{callers}_callers_p50_ms']:.2f} ms",
+            )
+            for callers in LOADS
+        )
+    )
+
+
+async def _figures(seconds: float, progress: Progress) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         pki = TestPki(Path(folder))
         served, caller = (
             TlsFiles(each.certificate, each.key, each.trust)
             for each in (pki.service("evidence").tls_files, pki.service("policy").tls_files)
         )
-        floor, floor_p50 = await _bare_echo(served, caller, pki.bundle.root_pem)
+        floor, floor_p50 = await _bare_echo(served, caller, pki.bundle.root_pem, seconds)
+        progress(0.25)
         clock = SystemClock()
         server = GrpcServer(
             role="evidence",
@@ -129,11 +153,11 @@ async def run() -> dict[str, float]:
                 await translated(exchange.call(evidence_pb2.AppendItem(statement=PAYLOAD)))
 
             await call()
-            for callers in (1, CALLERS, 8 * CALLERS):
-                rate, median = await _rate(call, callers)
+            for place, callers in enumerate(LOADS):
+                rate, median = await _rate(call, callers, seconds)
                 figures[f"exchange_{callers}_callers_per_s"] = rate
                 figures[f"exchange_{callers}_callers_p50_ms"] = median
-        figures["ratio_to_bare_echo"] = figures[f"exchange_{CALLERS}_callers_per_s"] / floor
+                progress(0.25 * (place + 2))
         await channels.close()
         await server.stop(0.5)
         return figures
