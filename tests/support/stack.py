@@ -237,10 +237,16 @@ class Stack:
         """What the pump itself says, read at the pump."""
         return await pump.fleet.do("status", pump.device_id)
 
-    async def gateway_status(self, site: str, *, who: str) -> gateway_pb2.GatewayStatus:
+    async def gateway_status(
+        self,
+        site: str,
+        *,
+        who: str,
+        timeout: float = 5.0,  # noqa: ASYNC109 - the call's deadline
+    ) -> gateway_pb2.GatewayStatus:
         end = self.world.gateway_end(who, site)
         return await self.world.people[who].call(
-            end.whom, end.devices.GetGatewayStatus, gateway_pb2.GetGatewayStatusRequest(), timeout=5.0
+            end.whom, end.devices.GetGatewayStatus, gateway_pb2.GetGatewayStatusRequest(), timeout=timeout
         )
 
     async def history(self, pump: PumpAt, *kinds: str) -> list[evidence_pb2.Entry]:
