@@ -11,6 +11,7 @@ import datetime as dt
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def main() -> None:
         _measure(arguments.names[0], quick=arguments.quick, descriptor=int(os.environ[REPORT_FD]))
         return
     chosen = [name for name in NAMES if not arguments.names or name in arguments.names]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     measured, failed = _run(chosen, quick=arguments.quick)
     document = report.merged(DOCS / "benchmarks.json", measured, order=NAMES)
     (DOCS / "benchmarks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -104,14 +106,20 @@ def _child(name: str, quick: bool, progress: Any) -> tuple[dict[str, Any] | None
             env={**os.environ, REPORT_FD: str(writing), "GRPC_VERBOSITY": "NONE"},
         )
         os.close(writing)
-        with os.fdopen(reading) as lines:
-            for line in lines:
-                told = json.loads(line)
-                if "part" in told:
-                    progress(told["part"])
-                else:
-                    result = told["result"]
-        code = child.wait()
+        try:
+            with os.fdopen(reading) as lines:
+                for line in lines:
+                    told = json.loads(line)
+                    if "part" in told:
+                        progress(told["part"])
+                    else:
+                        result = told["result"]
+            code = child.wait()
+        except BaseException:
+            # Stopped by somebody: what the child started ends in order.
+            child.terminate()
+            child.wait()
+            raise
         words.seek(0)
         said = words.read()
     return (result if code == 0 else None), said[-4_000:]
@@ -134,7 +142,12 @@ def _measure(name: str, *, quick: bool, descriptor: int) -> None:
             await asyncio.sleep(0)
             return result
 
-        tell(result=uvloop.run(measure()).to_json())
+        async def until_stopped() -> Result:
+            running = asyncio.ensure_future(measure())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+            return await running
+
+        tell(result=uvloop.run(until_stopped()).to_json())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import shutil
 import signal
@@ -18,7 +19,7 @@ from rich.table import Table
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.channel import Channels
-from vigil.rpc.service_main import PARENT_FD
+from vigil.rpc.service_main import PARENT_FD, watch_parent
 from vigil.rpc.tls import TlsFiles
 from vigil.run import first, seed
 from vigil.run.configs import config_path, python_module, write_service_configs
@@ -113,7 +114,7 @@ class Installation:
 
     def _redis(self) -> ChildSpec:
         arguments = server_arguments(find_server(), self._runtime)
-        shim = [sys.executable, "-m", "vigil.run.child", str(_pid())]
+        shim = [sys.executable, "-m", "vigil.run.child", str(os.getpid())]
         return ChildSpec(REDIS, [*shim, *arguments], self._folder.log(REDIS))
 
     def _process(self, name: str) -> ChildSpec:
@@ -124,18 +125,15 @@ class Installation:
         )
 
 
-def _pid() -> int:
-    import os
-
-    return os.getpid()
-
-
 async def up(folder: DataFolder, installation: Installation, *, gateway: bool, output: str) -> None:
-    """Start, show what runs where, and stay until SIGINT or SIGTERM."""
+    """Start, show what runs where, and stay until SIGINT, SIGTERM or the end of whoever started this as its child."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    parent = os.environ.get(PARENT_FD, "")
+    if parent.isdecimal():
+        watch_parent(int(parent), stop.set)
     starting = asyncio.ensure_future(_start(folder, installation, gateway=gateway))
     stopping = asyncio.ensure_future(stop.wait())
     try:
