@@ -15,7 +15,8 @@ from vigil.demo.world import PumpAt
 from vigil.errors import STATUS_OF, Reason, Refused, Status
 
 PAUSE_S = 0.1
-"""At most, between two commands of a technician: within the gateway's quota even over a long outage."""
+"""At most, between two commands of a technician, and as much more after a refusal: however long an outage lasts, one
+credential stays near the ten commands a second that its quota grants."""
 SUBMIT_S = 8.0
 
 _NOT_NOW = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED)
@@ -100,7 +101,7 @@ class Flow:
             self.attempts.append(attempt)
             self._news.set()
             mine += attempt.acknowledged
-            await asyncio.sleep(random.uniform(0, PAUSE_S))
+            await asyncio.sleep(random.uniform(0, PAUSE_S) + (PAUSE_S if refusal else 0.0))
 
     # --- afterwards
 
