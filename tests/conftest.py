@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from tests.support.stack import Stack
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a whole installation comes last, so that none of them runs beside the other tests."""
+    items.sort(
+        key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("breakable", "stack")]
+    )
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack() -> AsyncIterator["Stack"]:
     """The installation of the tests that leave it as they found it."""
