@@ -1,13 +1,19 @@
-"""The installations that several tests share. Nothing is imported or started before a test asks for it."""
+"""The installations that several tests share. Nothing is started before a test asks for it."""
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.support.stack import Stack
+
+
+# Timing decides no test: a busy machine makes an example slow, not wrong.
+settings.register_profile("vigil", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vigil")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
