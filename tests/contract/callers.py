@@ -1,5 +1,6 @@
 """Every method that an installation serves, and every kind of caller that there is, as they are in the contracts."""
 
+import asyncio
 import importlib
 import pkgutil
 import sqlite3
@@ -198,6 +199,8 @@ Contents = Mapping[str, frozenset[tuple[Any, ...]]]
 BY_ITSELF: Final = ("revocation/revocation.db/head_lease", "attestation/", "evidence/")
 """What moves while nobody does anything: heads are signed, pumps attest when it is due."""
 ATTESTING: Final = {"evidence", "result"}
+QUIET_S: Final = 3.0
+"""Much longer than a gateway waits before it saves its copy of the registry."""
 
 
 def contents(stack: Stack) -> Contents:
@@ -212,12 +215,32 @@ def contents(stack: Stack) -> Contents:
     return found
 
 
+def moved(before: Contents, after: Contents) -> list[str]:
+    """Tables with other rows than before, but for what moves by itself."""
+    places = {*before, *after}
+    return sorted(
+        f"{place}: {len(after[place] - before[place])} new, {len(before[place] - after[place])} gone"
+        for place in places
+        if not place.startswith(BY_ITSELF) and before[place] != after[place]
+    )
+
+
+async def settled(stack: Stack) -> Contents:
+    """Every row, once what came before these tests has come to rest: sightings, acknowledgements, saved copies."""
+    await stack.calm()
+    last = contents(stack)
+    while True:
+        await asyncio.sleep(QUIET_S)
+        now = contents(stack)
+        if not moved(last, now):
+            return now
+        last = now
+
+
 def assert_unchanged(before: Contents, after: Contents) -> None:
     """No table of any process has another row, and what the log has more are pumps' own attestations."""
     assert set(after) == set(before)
-    changed = {place for place in before if before[place] != after[place]}
-    moved = {place: before[place] ^ after[place] for place in changed if not place.startswith(BY_ITSELF)}
-    assert moved == {}
+    assert moved(before, after) == []
     [log] = [place for place in before if place.startswith("evidence/") and place.endswith("/entry")]
     assert before[log] <= after[log]
     # Columns: index, leaf, digest, kind, organization, site.

@@ -26,6 +26,7 @@ from tests.contract.callers import (
     declared,
     foreign_methods,
     is_alone,
+    settled,
 )
 from tests.support.stack import Stack
 from tests.unit.rpc.raw import status_over_tls_1_2
@@ -54,8 +55,7 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda one: f"{one
 @pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
 async def before(stack: Stack) -> Contents:
     """What every database held before the first of these tests."""
-    await stack.calm()
-    return contents(stack)
+    return await settled(stack)
 
 
 async def test_tables_name_everything_that_is_served(callers: Callers) -> None:

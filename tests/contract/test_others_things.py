@@ -23,6 +23,7 @@ from tests.contract.callers import (
     assert_unchanged,
     contents,
     is_alone,
+    settled,
 )
 from tests.contract.strangers import (
     ABSENT,
@@ -133,7 +134,7 @@ async def known(stack: Stack) -> Known:
 @pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
 async def before(stack: Stack, known: Known) -> Contents:
     assert known.site == stack.first
-    return contents(stack)
+    return await settled(stack)
 
 
 def strangers(callers: Callers, method: Method, *, own_site: bool) -> list[Stranger]:
