@@ -12,6 +12,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     func,
     insert,
@@ -36,6 +37,9 @@ DEVICE = Table(
     Column("known", LargeBinary, nullable=False),  # domain.encode_known
     Column("trust", LargeBinary, nullable=False),  # DeviceTrust
 )
+# Built once: to build a statement costs several times its execution, and every attestation needs these.
+_FORGET = delete(DEVICE).where(DEVICE.c.device_id == bindparam("forgotten"))
+_KEEP = insert(DEVICE)
 FEED = tables(METADATA)
 SPOOL = spool_table(METADATA)
 
@@ -64,18 +68,19 @@ def load_known(connection: Connection, device_id: str) -> Known:
 
 def save(connection: Connection, row: Row) -> None:
     """Keep the newest appraisal of a device."""
-    connection.execute(delete(DEVICE).where(DEVICE.c.device_id == row.device_id))
+    connection.execute(_FORGET, {"forgotten": row.device_id})
     connection.execute(
-        insert(DEVICE).values(
-            device_id=row.device_id,
-            organization=row.organization,
-            site=row.site,
-            status=row.status,
-            firmware=row.firmware,
-            stale_at=row.stale_at,
-            known=encode_known(row.known),
-            trust=row.trust,
-        )
+        _KEEP,
+        {
+            "device_id": row.device_id,
+            "organization": row.organization,
+            "site": row.site,
+            "status": row.status,
+            "firmware": row.firmware,
+            "stale_at": row.stale_at,
+            "known": encode_known(row.known),
+            "trust": row.trust,
+        },
     )
 
 

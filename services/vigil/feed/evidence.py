@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     func,
     insert,
@@ -219,6 +220,15 @@ def spool_table(metadata: MetaData) -> Table:
 
 
 _SPOOL = spool_table(MetaData())
+# Built once: to build a statement costs several times its execution.
+_PUT = insert(_SPOOL)
+_TAKE = delete(_SPOOL).where(_SPOOL.c.sequence == bindparam("taken"))
+_OLDEST = (
+    select(_SPOOL.c.sequence, _SPOOL.c.item)
+    .where(_SPOOL.c.refused == "")
+    .order_by(_SPOOL.c.sequence)
+    .limit(PAGE)
+)
 
 OnRecorded = Callable[[Connection, bytes, RecordedItem], None]
 """``(connection, statement, recorded)``: runs in the transaction that takes the statement off the spool."""
@@ -265,7 +275,7 @@ class EvidenceSpool:
             organization_id=organization_id,
             site_id=site_id,
         ).item()
-        connection.execute(insert(_SPOOL).values(item=item.SerializeToString(), refused=""))
+        connection.execute(_PUT, {"item": item.SerializeToString(), "refused": ""})
         after_commit(connection, self._wake.set)
 
     async def waiting(self) -> int:
@@ -340,9 +350,10 @@ class EvidenceSpool:
         recorded: Sequence[tuple[int, bytes, RecordedItem]],
         refusals: Sequence[tuple[int, Reason]],
     ) -> None:
-        for sequence, statement, item in recorded:
-            connection.execute(delete(_SPOOL).where(_SPOOL.c.sequence == sequence))
-            if self._on_recorded is not None:
+        if recorded:
+            connection.execute(_TAKE, [{"taken": sequence} for sequence, _, _ in recorded])
+        if self._on_recorded is not None:
+            for _, statement, item in recorded:
                 self._on_recorded(connection, statement, item)
         for sequence, reason in refusals:
             connection.execute(
@@ -351,8 +362,7 @@ class EvidenceSpool:
 
 
 def _oldest(connection: Connection) -> list[tuple[int, AppendItem]]:
-    query = select(_SPOOL).where(_SPOOL.c.refused == "").order_by(_SPOOL.c.sequence).limit(PAGE)
-    return [(row.sequence, _decoded(row.item)) for row in connection.execute(query)]
+    return [(sequence, _decoded(item)) for sequence, item in connection.execute(_OLDEST)]
 
 
 def _decoded(item: bytes) -> AppendItem:

@@ -20,6 +20,10 @@ _counter, _outbox, _state = TABLES.counter, TABLES.outbox, TABLES.state
 _CURRENT_SITES = select(_state.c.key, _state.c.scope_site).where(
     _state.c.kind == bindparam("kind"), _state.c.key.in_(bindparam("keys", expanding=True))
 )
+# Built once, as the others: to build a statement costs several times its execution.
+_COUNTED = select(_counter.c.sequence, _counter.c.mark, _counter.c.floor)
+_COUNT = update(_counter)
+_APPEND, _KEEP = insert(_outbox), insert(_state)
 _FORGET = delete(_state).where(_state.c.kind == bindparam("k"), _state.c.key == bindparam("n"))
 
 
@@ -72,9 +76,7 @@ class Outbox:
         after_commit(connection, self.committed)
 
     def _flush(self, connection: Connection, puts: list[_Put]) -> None:
-        stored = connection.execute(
-            select(_counter.c.sequence, _counter.c.mark, _counter.c.floor)
-        ).one_or_none()
+        stored = connection.execute(_COUNTED).one_or_none()
         sequence, mark, floor = stored or (START.sequence, START.mark, 0)
         sites = _current_sites(connection, puts)
         tail: list[dict[str, Any]] = []
@@ -111,7 +113,7 @@ class Outbox:
             final[name] = tail[-1]
         if not tail:
             return
-        connection.execute(insert(_outbox), tail)
+        connection.execute(_APPEND, tail)
         _store_state(connection, final)
         if sequence - floor > self._retained + self._retained // 100:
             floor = sequence - self._retained
@@ -120,7 +122,7 @@ class Outbox:
         if stored is None:
             connection.execute(insert(_counter).values(id=1, **values))
         else:
-            connection.execute(update(_counter).values(**values))
+            connection.execute(_COUNT, values)
 
 
 def _current_sites(connection: Connection, puts: list[_Put]) -> dict[tuple[str, str], str | None]:
@@ -143,4 +145,4 @@ def _store_state(connection: Connection, final: dict[tuple[str, str], dict[str, 
     columns = ("kind", "key", "scope_site", "value", "sequence")
     kept = [{name: row[name] for name in columns} for row in final.values() if not row["deleted"]]
     if kept:
-        connection.execute(insert(_state), kept)
+        connection.execute(_KEEP, kept)
