@@ -92,7 +92,7 @@ async def _figures(size: Size, progress: Progress) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         async with PolicyWorld(Path(folder)) as world:
             devices = await _populate(world, size.devices)
-            figures["resident_mb"] = world.resident_bytes() / 1e6
+            figures["resident_mb"] = await _settled_mb(world)
             progress(0.4)
             exchange = world.exchange(streams=STREAMS)
             items = await _items(world, devices, size.commands + size.alone, progress)
@@ -174,6 +174,15 @@ async def _populate(world: PolicyWorld, count: int) -> list[str]:
         if await _known(stub, request):
             return asked
         await asyncio.sleep(0.1)
+
+
+async def _settled_mb(world: PolicyWorld) -> float:
+    """Memory of the policy process once every feed has arrived: when it has stopped growing."""
+    before, now = 0, world.resident_bytes()
+    while now > before:
+        await asyncio.sleep(1.5)
+        before, now = now, world.resident_bytes()
+    return max(before, now) / 1e6
 
 
 async def _known(stub: Any, request: policy_pb2.PreviewDecisionRequest) -> bool:
