@@ -9,7 +9,7 @@ GRPCURL_VERSION := v1.9.4
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format protos policies vectors bench lock clean
+.PHONY: help install install-dev run test lint format protos policies vectors faults bench lock clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ policies: install-dev ## Check the Rego and build the default bundle, byte for b
 
 vectors: install-dev ## Write the test vectors of docs/vectors/
 	@$(BIN)/python docs/vectors/make_vectors.py
+
+faults: install-dev ## Do to it whatever can happen, by people too; writes docs/reliability.md
+	@$(BIN)/python -m pytest -q -m holds --reliability
 
 bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tests.support.stack import Stack
 
 
+pytest_plugins = ["tests.reliability.plugin"]
+
 # Timing decides no test: a busy machine makes an example slow, not wrong.
 settings.register_profile("vigil", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vigil")

@@ -1,0 +1,90 @@
+"""Which rows the tests of a run show, and how many faults they made: ``pytest --reliability`` writes it down."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from tests.reliability import report
+from tests.reliability.rows import ATTACKERS, FAULTS, ROWS
+
+INJECTED: Final = "injected"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option that a run of `make faults` gives."""
+    parser.addoption("--reliability", action="store_true", help="write docs/reliability.md at the end")
+
+
+def rows_of(item: pytest.Item) -> list[str]:
+    """The rows that a test names. Raises UsageError for one that does not exist."""
+    named = [str(name) for mark in item.iter_markers("holds") for name in mark.args]
+    unknown = sorted(set(named) - set(ROWS))
+    if unknown:
+        raise pytest.UsageError(f"{item.nodeid}: no row is called {', '.join(unknown)}")
+    return named
+
+
+@pytest.fixture
+def injected(request: pytest.FixtureRequest) -> Callable[[int], None]:
+    """``injected(3)``: the test has seen three faults happen."""
+
+    def count(faults: int = 1) -> None:
+        request.node.user_properties.append((INJECTED, faults))
+
+    return count
+
+
+class Tally:
+    """Counts, over one run, the tests and faults of each row."""
+
+    def __init__(self) -> None:
+        self.passed: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self._rows: dict[str, list[str]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self._rows = {item.nodeid: rows_of(item) for item in items}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.passed:
+            return
+        for row in self._rows.get(report.nodeid, ()):
+            self.passed[row] += report.passed
+            self.failed[row] += report.failed
+            self.faults[row] += sum(int(str(n)) for name, n in report.user_properties if name == INJECTED)
+
+    def pytest_sessionfinish(self) -> None:
+        shown = [name for name in ROWS if self.passed[name] or self.failed[name]]
+        if not shown:
+            return
+        table = [
+            {
+                "": "fault" if name in FAULTS else "attacker",
+                "row": ROWS[name],
+                "tests": self.passed[name] + self.failed[name],
+                "faults made": self.faults[name],
+                "held": "yes" if not self.failed[name] else "**no**",
+            }
+            for name in shown
+        ]
+        report.record(
+            "faults",
+            title="Faults and attackers",
+            command="make faults",
+            words=(
+                f"{sum(name in FAULTS for name in shown)} of {len(FAULTS)} kinds of fault and "
+                f"{sum(name in ATTACKERS for name in shown)} of {len(ATTACKERS)} attackers were tried, in "
+                f"{sum(self.passed.values()) + sum(self.failed.values()):,} tests with {self.faults.total():,} faults "
+                "made and seen to happen (a kill, a full disk, a failed fsync, a forged message and so on)."
+            ),
+            table=table,
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count only where the counts are wanted."""
+    if config.getoption("--reliability"):
+        config.pluginmanager.register(Tally(), "reliability-tally")
