@@ -51,7 +51,7 @@ def record(
         "table": [dict(row) for row in table],
         "notes": list(notes),
     }
-    ordered = {name: document[name] for name in ORDER if name in document}
+    ordered: dict[str, Any] = {name: document[name] for name in ORDER if name in document}
     path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (docs / "reliability.md").write_text(markdown(ordered), encoding="utf-8")
 
