@@ -26,6 +26,7 @@ def test_the_contracts_were_found() -> None:
     assert {"vigil.api.feed.v1.FeedService", "vigil.api.policy.v1.DecisionService"} <= set(SERVICES)
 
 
+@pytest.mark.holds("strangers")
 @pytest.mark.parametrize("service", SERVICES)
 def test_admission(service: str) -> None:
     rules = access_of(service)

@@ -301,18 +301,21 @@ async def test_the_faulty_policy_works_when_nothing_is_asked_of_it(faulty: Polic
     assert (await faulty.decide({})).allow
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize("fault", UNUSABLE)
 async def test_an_unusable_answer_refuses(faulty: PolicyEngine, fault: str) -> None:
     assert await outcome(faulty, {"fault": fault}) is Reason.POLICY_UNDEFINED
     assert (await faulty.decide({})).allow
 
 
+@pytest.mark.holds("policy-editor")
 async def test_an_error_in_the_policy_refuses_and_harms_no_later_question(faulty: PolicyEngine) -> None:
     for _ in range(5):
         assert await outcome(faulty, {"fault": "conflict"}) is Reason.POLICY_UNAVAILABLE
         assert (await faulty.decide({})).allow
 
 
+@pytest.mark.holds("policy-editor")
 async def test_a_bare_no_is_given_a_reason(faulty: PolicyEngine) -> None:
     assert (await faulty.decide({"fault": "bare no"})).reasons == (
         RuleReason(Reason.POLICY_DENIED, "vigil.command.decision", {}),
@@ -328,6 +331,7 @@ async def test_an_unknown_reason_becomes_policy_denied_with_its_rule(faulty: Pol
     )
 
 
+@pytest.mark.holds("policy-editor")
 async def test_a_late_policy_in_the_process_is_interrupted(fault_bundle: Path) -> None:
     engine = WasmEngine(bundle_at(fault_bundle), deadline_ms=LATE_MS)
     with pytest.raises(Refused, match="longer than its deadline") as refusal:
@@ -337,6 +341,7 @@ async def test_a_late_policy_in_the_process_is_interrupted(fault_bundle: Path) -
     await engine.close()
 
 
+@pytest.mark.holds("policy-editor")
 async def test_a_policy_in_the_process_cannot_take_all_memory(fault_bundle: Path) -> None:
     engine = WasmEngine(bundle_at(fault_bundle), deadline_ms=PATIENT_MS)
     with pytest.raises(Refused, match="the evaluation failed") as refusal:
@@ -386,6 +391,7 @@ async def test_an_absent_server_refuses() -> None:
     await engine.close()
 
 
+@pytest.mark.holds("policy-editor")
 async def test_a_server_with_another_bundle_refuses(server: OpaServer) -> None:
     await server.ready()
     engine = await OpaServerEngine.open(

@@ -58,6 +58,7 @@ async def before(stack: Stack) -> Contents:
     return await settled(stack)
 
 
+@pytest.mark.holds("strangers")
 async def test_tables_name_everything_that_is_served(callers: Callers) -> None:
     assert {service for services in SERVED.values() for service in services} == declared()
     for process, services in SERVED.items():
@@ -72,6 +73,7 @@ async def test_tables_name_everything_that_is_served(callers: Callers) -> None:
         assert named == {*services, *FOREIGN}, process
 
 
+@pytest.mark.holds("strangers")
 async def test_every_method_has_an_access_option() -> None:
     assert len(METHODS) > 70
     for method in METHODS:
@@ -81,11 +83,13 @@ async def test_every_method_has_an_access_option() -> None:
             assert rule.rule != access_pb2.SCOPE_RULE_UNSPECIFIED
 
 
+@pytest.mark.holds("strangers")
 @every_method
 async def test_nobody_without_a_certificate(callers: Callers, method: Method) -> None:
     await method.is_not_reached(callers.bare(method))
 
 
+@pytest.mark.holds("strangers")
 @every_method
 async def test_nobody_whose_certificate_has_ended(callers: Callers, method: Method) -> None:
     ended = SystemClock().now() - 60_000
@@ -94,6 +98,7 @@ async def test_nobody_whose_certificate_has_ended(callers: Callers, method: Meth
         await method.is_not_reached(callers.channel(method, expired))
 
 
+@pytest.mark.holds("strangers")
 @every_method
 async def test_nobody_past_the_operational_end(callers: Callers, method: Method) -> None:
     ended = SystemClock().now() // HOUR_MS * HOUR_MS - HOUR_MS // 2
@@ -109,12 +114,14 @@ async def test_nobody_past_the_operational_end(callers: Callers, method: Method)
             assert refusal.status == "UNAUTHENTICATED"
 
 
+@pytest.mark.holds("strangers")
 @every_method
 async def test_nobody_of_another_trust_domain(callers: Callers, method: Method) -> None:
     for kind in method.kinds:
         await method.is_not_reached(callers.foreign(method, kind))
 
 
+@pytest.mark.holds("strangers")
 @every_method
 async def test_nobody_of_another_kind_or_without_the_role(callers: Callers, method: Method) -> None:
     wrong = list(callers.wrong(method))
@@ -125,6 +132,7 @@ async def test_nobody_of_another_kind_or_without_the_role(callers: Callers, meth
         assert refusal.status == "PERMISSION_DENIED"
 
 
+@pytest.mark.holds("speaks-as-another")
 @every_method
 async def test_nobody_names_what_is_anothers(callers: Callers, method: Method) -> None:
     """Where the contract itself holds a field against the caller: another's id, no id, and none at all."""
@@ -142,6 +150,7 @@ async def test_nobody_names_what_is_anothers(callers: Callers, method: Method) -
             assert refusal.status == "PERMISSION_DENIED"
 
 
+@pytest.mark.holds("strangers")
 @every_method
 async def test_nobody_over_tls_1_2(callers: Callers, method: Method) -> None:
     process = callers.process(method)
@@ -157,6 +166,7 @@ async def test_nobody_over_tls_1_2(callers: Callers, method: Method) -> None:
     assert b"does not use TLS 1.3" in answer
 
 
+@pytest.mark.holds("strangers")
 @pytest.mark.parametrize("process", sorted(SERVED))
 async def test_health_and_reflection_answer_verified_callers_only(callers: Callers, process: str) -> None:
     for method in foreign_methods(process):
@@ -167,6 +177,7 @@ async def test_health_and_reflection_answer_verified_callers_only(callers: Calle
             await method.is_not_reached(callers.foreign(method, kind))
 
 
+@pytest.mark.holds("strangers")
 @pytest.mark.parametrize("process", sorted(SERVED))
 async def test_what_is_not_there_is_told_to_verified_callers_only(callers: Callers, process: str) -> None:
     method = next(one for one in METHODS if one.process == process)
@@ -180,6 +191,7 @@ async def test_what_is_not_there_is_told_to_verified_callers_only(callers: Calle
         assert raised.value.code() is code
 
 
+@pytest.mark.holds("strangers")
 @pytest.mark.parametrize("process", sorted(SERVED))
 async def test_nobody_through_another_kinds_intermediate(callers: Callers, process: str) -> None:
     """A gateway's certificate under the people's intermediate is nobody's, whatever it says of itself."""
@@ -194,5 +206,6 @@ async def test_nobody_through_another_kinds_intermediate(callers: Callers, proce
         assert refusal.reason in (Reason.CERTIFICATE_INVALID, Reason.SERVICE_UNAVAILABLE), refusal
 
 
+@pytest.mark.holds("strangers")
 async def test_nothing_has_changed(stack: Stack, before: Contents) -> None:
     assert_unchanged(before, contents(stack))

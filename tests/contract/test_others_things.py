@@ -155,6 +155,7 @@ def strangers(callers: Callers, method: Method, *, own_site: bool) -> list[Stran
     return [Stranger(one) for one in (others if own_site else others[:1])]
 
 
+@pytest.mark.holds("speaks-as-another")
 @methods(LOOKED_UP)
 async def test_nobody_gets_at_what_is_anothers(callers: Callers, known: Known, method: Method) -> None:
     case = LOOKED_UP[method.name]
@@ -169,6 +170,7 @@ async def test_nobody_gets_at_what_is_anothers(callers: Callers, known: Known, m
             assert none.refusals == refusal.refusals
 
 
+@pytest.mark.holds("speaks-as-another")
 @methods(TAKES_TWO)
 async def test_nobody_frees_what_is_anothers(callers: Callers, known: Known, method: Method) -> None:
     """Two people of another organization's recall team."""
@@ -229,6 +231,7 @@ def _of_second_site(callers: Callers) -> Issued:
     return callers.of(Kind.GATEWAY, callers.another_id(Kind.GATEWAY), sites=(callers.stack.second,))
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_gateway_appends_for_its_own_site_only(callers: Callers, known: Known) -> None:
     method, gateway = _method("EvidenceLogService/Append"), _of_second_site(callers)
     item = evidence_pb2.AppendItem(
@@ -243,6 +246,7 @@ async def test_gateway_appends_for_its_own_site_only(callers: Callers, known: Kn
     assert from_status(outcome.error).reason is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_gateway_attests_for_its_own_site_only(callers: Callers, known: Known) -> None:
     method, gateway = _method("AttestationService/Attest"), _of_second_site(callers)
     words = []
@@ -257,6 +261,7 @@ async def test_gateway_attests_for_its_own_site_only(callers: Callers, known: Kn
     assert words[0] == words[1]
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_gateway_reports_its_own_sites_devices_only(callers: Callers, known: Known) -> None:
     method, gateway = _method("DeviceService/ReportDevices"), _of_second_site(callers)
     report = identity_pb2.DeviceReport(device_id=known.device)
@@ -265,6 +270,7 @@ async def test_gateway_reports_its_own_sites_devices_only(callers: Callers, know
     assert [(one.device_id, one.reason) for one in answer.refused] == [(known.device, "NOT_IN_SCOPE")]
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_gateway_previews_for_its_own_site_only(stack: Stack, callers: Callers, known: Known) -> None:
     """The intent is a good one, by somebody who may; the gateway is not the device's."""
     method, gateway = _method("DecisionService/PreviewDecision"), _of_second_site(callers)
@@ -276,6 +282,7 @@ async def test_gateway_previews_for_its_own_site_only(stack: Stack, callers: Cal
     assert is_alone(refusal, Reason.NOT_IN_SCOPE), refusal.refusals
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_gateway_fetches_its_own_sites_baselines_only(callers: Callers, known: Known) -> None:
     method = _method("ArtifactService/FetchArtifact")
     request = method.request(digest=read(known.baseline, Baseline).body.content)
@@ -287,6 +294,7 @@ async def test_gateway_fetches_its_own_sites_baselines_only(callers: Callers, kn
     assert refusal.reason is absent.reason is Reason.RESOURCE_NOT_FOUND
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_device_speaks_as_itself_in_every_message(stack: Stack, callers: Callers) -> None:
     """The second message names another device: the stream ends."""
     method = _method("DeviceLinkService/Connect")

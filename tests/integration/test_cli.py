@@ -375,6 +375,7 @@ def test_hold_and_quarantine_take_one_person_and_lifting_takes_two(world: World)
     assert (status["quarantined"], status["holds"]) == (False, 0)
 
 
+@pytest.mark.holds("insider-evidence")
 def test_what_happened_is_on_record_and_proved(world: World) -> None:
     first = world.run("auditor", "evidence", "checkpoint", shape="checkpoint")
     assert first["consistent"] is None
@@ -436,6 +437,7 @@ def test_a_remote_person_brings_their_own_key(world: World, tmp_path: Path) -> N
     assert vigil(elsewhere, "device", "list").returncode == 0
 
 
+@pytest.mark.holds("strangers")
 def test_a_stranger_learns_nothing(world: World) -> None:
     vigil(world.folder, "site", "create", "other", "--organization", "hospital")
     line = ("--id", "p-other", "--name", "other", "--role", "technician", "--site", "other")
@@ -448,6 +450,7 @@ def test_a_stranger_learns_nothing(world: World) -> None:
     assert known["reason"] == "NOT_IN_SCOPE"
 
 
+@pytest.mark.holds("stolen-technician")
 def test_a_banned_device_and_a_revoked_person_are_refused(world: World) -> None:
     assert world.run("recall-1", "device", "ban", "SN-0001", shape="revocation")["effect"] == "deny"
     line = ("revoke", "credential", "p-nurse", "--reason", "leaver")

@@ -6,12 +6,15 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from vigil.demo.main import STEPS
 from vigil.demo.result import Word
 
 SECONDS = 280
 
 
+@pytest.mark.holds("malicious-gateway")
 async def test_every_step_of_the_demonstration_is_as_expected(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VIGIL_")}
     process = await asyncio.create_subprocess_exec(

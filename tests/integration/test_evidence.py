@@ -119,6 +119,7 @@ async def history(reader: Any, subject: str, **values: Any) -> list[evidence_pb2
         request.page_token = page.next_page_token
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_a_record_is_proved_from_end_to_end(world: World) -> None:
     appender = world.appender()
     hold = world.writer.hold()
@@ -163,6 +164,7 @@ async def test_only_services_and_gateways_append(world: World) -> None:
     assert await reason_of(asked) is Reason.ROLE_NOT_PERMITTED
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_gateway_writes_for_its_own_site_only(world: World) -> None:
     appender = world.appender(world.pki.gateway())
     data = world.writer.hold().data
@@ -346,6 +348,7 @@ async def check_everything(
         check_inclusion(record, proof.path, tree)
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_a_log_whose_key_is_gone_does_not_start(world: World) -> None:
     await world.appender().append(world.writer.hold().data, **OWNER)
     await world.reader().GetCheckpoint(evidence_pb2.GetCheckpointRequest())

@@ -580,6 +580,7 @@ async def _soon(look: Callable[[], Any]) -> Any:
     return look()
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_a_stolen_credential_dies_with_its_revocation(tmp_path: Path) -> None:
     async with a_hospital(tmp_path) as (hospital, me):
         follow = me.devices.FollowDevice(

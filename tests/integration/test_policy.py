@@ -118,6 +118,7 @@ async def test_a_permit_for_now_lives_a_minute_and_recorded_intents_are_not_appe
     assert read(again.decision, b.Decision).body.nonce != body.nonce
 
 
+@pytest.mark.holds("captured-policy")
 async def test_a_refusal_is_signed_and_on_record_too(world: PolicyWorld) -> None:
     room = world.room
     item = room.item(parameters={"pressure": 900}, work_order=None)
@@ -130,6 +131,7 @@ async def test_a_refusal_is_signed_and_on_record_too(world: PolicyWorld) -> None
     check_recorded(proof(decided.recorded), decision.digest, room.verifier)
 
 
+@pytest.mark.holds("captured-policy")
 async def test_one_command_has_one_decision(world: PolicyWorld) -> None:
     exchange = world.exchange()
     item = decide_item(world.room.item())
@@ -143,6 +145,7 @@ async def test_one_command_has_one_decision(world: PolicyWorld) -> None:
     assert (await world.status()).decisions == 1
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_another_sites_gateway_learns_nothing(world: PolicyWorld) -> None:
     foreign = world.exchange(world.room.pki.gateway("gateway-9", sites=("site-2",)))
     told = []
@@ -155,6 +158,7 @@ async def test_another_sites_gateway_learns_nothing(world: PolicyWorld) -> None:
     assert (await world.status()).decisions == 0
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_only_gateways_ask_and_only_for_themselves(world: PolicyWorld) -> None:
     request = policy_pb2.PreviewDecisionRequest(gateway_id="gateway-1", device_id=DEVICE, intent=b"x")
     for credential in (
@@ -250,6 +254,7 @@ async def test_a_restart_begins_with_everything_that_is_revoked(world: PolicyWor
     assert reasons((await world.exchange().call(decide_item(world.room.item()))).decided) == []
 
 
+@pytest.mark.holds("captured-policy")
 async def test_no_permit_leaves_without_its_record(world: PolicyWorld) -> None:
     room, exchange = world.room, world.exchange()
     item = decide_item(room.item())

@@ -109,6 +109,7 @@ async def test_many_challenges_at_once_share_a_head(world: World) -> None:
     assert len({answered.head.head for answered in found}) < len(found)
 
 
+@pytest.mark.holds("rogue-revoker")
 async def test_only_the_signer_revokes_and_only_in_scope(world: World) -> None:
     hospital = world.pki.person("p-recall", "recall", sites=(EVERY,))
     with pytest.raises(Refused) as caught:
@@ -157,6 +158,7 @@ async def test_people_see_what_concerns_their_organization(world: World) -> None
     assert rest.next_page_token == ""
 
 
+@pytest.mark.holds("stolen-signers", "rogue-revoker")
 async def test_signers_of_heads_and_the_last_reinstaters_are_out_of_reach(world: World) -> None:
     head = world.pki.signer_credential("head").identity.thumbprint.hex()
     for thumbprint in (head, world.pki.signer_credential("head", spare=True).identity.thumbprint.hex()):
@@ -175,6 +177,7 @@ async def test_signers_of_heads_and_the_last_reinstaters_are_out_of_reach(world:
     assert (await world.revoke(world.operator, statement)).epoch == 2
 
 
+@pytest.mark.holds("rogue-revoker")
 async def test_a_revoked_person_is_turned_away(world: World) -> None:
     recall = world.pki.person("p-recall", "recall", sites=(EVERY,))
     await world.revoke(recall, revocation(recall, PUMP))
@@ -185,6 +188,7 @@ async def test_a_revoked_person_is_turned_away(world: World) -> None:
     assert caught.value.reason is Reason.CREDENTIAL_REVOKED
 
 
+@pytest.mark.holds("rogue-revoker")
 async def test_many_revocations_need_a_second_person(world: World) -> None:
     many = [pump(n) for n in range(101)]
     with pytest.raises(Refused) as caught:
@@ -203,6 +207,7 @@ async def test_many_revocations_need_a_second_person(world: World) -> None:
     assert caught.value.reason is Reason.SECOND_PERSON_REQUIRED
 
 
+@pytest.mark.holds("stolen-signers", "rogue-revoker")
 async def test_two_people_reinstate(world: World) -> None:
     await world.start_edge()
     statement = revocation(world.operator, PUMP, OTHER)
@@ -260,6 +265,7 @@ async def test_an_edge_carries_entries_heads_and_acknowledgements(world: World) 
     await gateway.stop()
 
 
+@pytest.mark.holds("captured-bus")
 async def test_claims_about_epochs_that_never_were_strand_nobody(world: World) -> None:
     await world.start_edge()
     await world.revoke(world.operator, revocation(world.operator, PUMP))
@@ -355,6 +361,7 @@ def fill(world: World, count: int) -> None:
 # --- the bus
 
 
+@pytest.mark.holds("captured-bus")
 async def test_the_bus_brings_a_revocation_at_once_and_its_death_costs_a_second(
     tmp_path: Path, bus: RedisServer
 ) -> None:
@@ -387,6 +394,7 @@ async def test_the_bus_brings_a_revocation_at_once_and_its_death_costs_a_second(
         await gateway.stop()
 
 
+@pytest.mark.holds("captured-bus")
 async def test_what_a_captured_bus_says_is_ignored_and_counted(tmp_path: Path, bus: RedisServer) -> None:
     async with a_world(tmp_path) as world:
         world.redis_url = bus.url

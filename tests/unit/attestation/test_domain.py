@@ -103,6 +103,7 @@ def test_an_honest_pump_is_affirming_and_the_frontier_follows_its_log() -> None:
     assert decode_known(encode_known(again.known)) == again.known
 
 
+@pytest.mark.holds("cloned-device")
 def test_a_log_that_does_not_lead_to_the_signed_root_is_a_clone_for_good() -> None:
     pump, known = healthy()
     evidence = pump.evidence([leaf("command", PERMIT)])
@@ -114,6 +115,7 @@ def test_a_log_that_does_not_lead_to_the_signed_root_is_a_clone_for_good() -> No
     assert honest_later.reasons[0] == "log_diverged"
 
 
+@pytest.mark.holds("malicious-gateway")
 @pytest.mark.parametrize("fault", ["altered", "cut", "begun elsewhere", "without its permit"])
 def test_a_gateway_on_the_way_makes_no_clone(fault: str) -> None:
     """What the device signed is told from what arrived: nothing changes, and the next evidence counts."""
@@ -133,6 +135,7 @@ def test_a_gateway_on_the_way_makes_no_clone(fault: str) -> None:
     assert refusal.value.reason is Reason.STATEMENT_MALFORMED
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_a_gateway_that_tells_another_size_shortens_no_log() -> None:
     """A long log is sent in parts, each under its own head: from a false start, that head is a short one."""
     pump, known = healthy()
@@ -150,6 +153,7 @@ def test_a_gateway_that_tells_another_size_shortens_no_log() -> None:
     assert judge(short, [], known=known).reasons[0] == "log_shortened"
 
 
+@pytest.mark.holds("cloned-device")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -165,6 +169,7 @@ def test_a_device_that_went_back_is_contraindicated(changes: dict[str, object], 
     assert appraisal.known.diverged
 
 
+@pytest.mark.holds("cloned-device")
 def test_a_counter_that_did_not_rise_with_the_log_is_a_copy() -> None:
     pump, known = healthy()
     more = [leaf("command", PERMIT)]
@@ -173,6 +178,7 @@ def test_a_counter_that_did_not_rise_with_the_log_is_a_copy() -> None:
     assert judge(stale, more, known=known).reasons[0] == "counter_not_risen"
 
 
+@pytest.mark.holds("rollback-and-mix")
 @pytest.mark.parametrize(
     ("measured", "changes", "reason"),
     [
@@ -201,6 +207,7 @@ def test_mix_and_match_is_contraindicated(
     assert reason in appraisal.reasons
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_firmware_that_nobody_published_is_contraindicated_even_when_it_logs_itself() -> None:
     pump, known = healthy()
     evil = sha256(b"evil")
@@ -212,6 +219,7 @@ def test_firmware_that_nobody_published_is_contraindicated_even_when_it_logs_its
     assert appraisal.vector["executables"] == 96
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_an_older_security_version_needs_a_permit() -> None:
     for permits, expected in (({}, ("firmware_rollback",)), ({PERMIT: ActionClass.U}, ())):
         pump, known = healthy()
@@ -257,6 +265,7 @@ def test_the_first_configuration_is_known_from_what_was_measured_not_from_a_leaf
     assert appraisal.status is TrustTier.AFFIRMING
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_a_permit_does_not_whitewash_a_configuration_that_was_never_approved() -> None:
     wrong, changed = sha256(b"wrong"), sha256(b"changed")
     pump = Pump()
@@ -270,6 +279,7 @@ def test_a_permit_does_not_whitewash_a_configuration_that_was_never_approved() -
     assert appraisal.reasons == ("configuration_unapproved",)
 
 
+@pytest.mark.holds("cloned-device")
 def test_a_submission_must_begin_where_the_verifiers_copy_ends() -> None:
     pump, known = healthy()
     evidence = pump.evidence([leaf("command", PERMIT)])
@@ -318,6 +328,7 @@ def test_any_bytes_as_a_leaf_are_refused_or_read(data: bytes) -> None:
         assert refusal.reason is Reason.STATEMENT_MALFORMED  # noqa: PT017 - both ends are right
 
 
+@pytest.mark.holds("rollback-and-mix")
 @given(
     st.lists(st.sampled_from(["boot", "firmware", "configuration", "library", "command"]), max_size=12),
     st.data(),

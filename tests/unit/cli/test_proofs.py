@@ -56,6 +56,7 @@ def test_a_pumps_own_receipt_is_believed(commanded: Commanded) -> None:
     assert (value["outcome"], value["performed_by"]) == ("applied", "p-technician")
 
 
+@pytest.mark.holds("lying-relay")
 def test_a_receipt_of_something_else_is_not(commanded: Commanded) -> None:
     other = read(commanded.make().intent, b.Intent)
     for spoilt in (
@@ -69,6 +70,7 @@ def test_a_receipt_of_something_else_is_not(commanded: Commanded) -> None:
         assert caught.value.reason is Reason.SIGNATURE_INVALID
 
 
+@pytest.mark.holds("lying-relay")
 def test_a_receipt_that_a_person_or_another_device_signed_is_not(commanded: Commanded) -> None:
     body = commanded.believe().body
     site = commanded.site
@@ -80,6 +82,7 @@ def test_a_receipt_that_a_person_or_another_device_signed_is_not(commanded: Comm
         commanded.believe(data=site.sign(stranger, body).data)
 
 
+@pytest.mark.holds("lying-relay")
 def test_a_changed_receipt_is_not(commanded: Commanded) -> None:
     changed = bytearray(commanded.receipt)
     place = commanded.receipt.index(b"applied")
@@ -88,6 +91,7 @@ def test_a_changed_receipt_is_not(commanded: Commanded) -> None:
         commanded.believe(data=bytes(changed))
 
 
+@pytest.mark.holds("lying-relay")
 def test_the_newest_receipt_speaks_and_a_refusal_last(commanded: Commanded) -> None:
     applied = commanded.believe()
     refusal = replace(applied, body=replace(applied.body, outcome=b.Outcome.REFUSED, number=9))
@@ -96,6 +100,7 @@ def test_the_newest_receipt_speaks_and_a_refusal_last(commanded: Commanded) -> N
     assert proofs.newest([]) is None
 
 
+@pytest.mark.holds("lying-relay")
 def test_a_decision_is_proved_with_its_record(commanded: Commanded) -> None:
     bundle = commanded.bundle
     assert bundle.permit_recorded is not None
@@ -128,6 +133,7 @@ def test_a_decision_is_proved_with_its_record(commanded: Commanded) -> None:
     assert prove(elsewhere) == [True, False]
 
 
+@pytest.mark.holds("lying-relay")
 def test_intent_approval_and_command_are_proved(commanded: Commanded) -> None:
     site, verifier = commanded.site, commanded.site.pki.verifier
     assert proofs.prove_intent(commanded.intent.data, verifier).holds
@@ -144,6 +150,7 @@ def test_intent_approval_and_command_are_proved(commanded: Commanded) -> None:
     assert not proofs.prove_intent(commanded.intent.data[:-1] + b"\x00", verifier).holds
 
 
+@pytest.mark.holds("lying-relay")
 def test_a_profile_is_the_manufacturers(commanded: Commanded) -> None:
     site = commanded.site
     assert proofs.signed_profile(site.profile.data, site.pki.verifier).body.model == site.profile.body.model

@@ -297,12 +297,14 @@ def test_another_trust_domain(domain: TestPki, foreign: TestPki) -> None:
         assert refusal(domain, credential).reason is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 @pytest.mark.parametrize("kind", [Kind.SERVICE, Kind.PERSON, Kind.DEVICE])
 def test_an_intermediate_of_another_kind(domain: TestPki, kind: Kind) -> None:
     forged = domain.issue(Kind.GATEWAY, "gateway-1", issuer=domain.issuers[kind])
     assert refusal(domain, forged).reason is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_name_constraints_alone_stop_an_intermediate_that_is_filed_under_another_kind(
     domain: TestPki,
 ) -> None:
@@ -318,11 +320,13 @@ def test_a_foreign_intermediate_with_the_same_name(domain: TestPki, tmp_path: Pa
         assert refusal(domain, credential).reason is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_leaf_straight_from_the_root_is_no_gateway(domain: TestPki) -> None:
     forged = forge(domain, issuer=domain.root)
     assert refusal(domain, forged).reason is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_signer_through_an_intermediate_is_no_signer(domain: TestPki) -> None:
     forged = forge(domain, Kind.SIGNER, issuer=domain.issuers[Kind.SERVICE])
     assert refusal(domain, forged).reason is Reason.CERTIFICATE_INVALID
@@ -406,6 +410,7 @@ def test_a_signer_with_one_thing_wrong(domain: TestPki, wrong: dict[str, object]
     assert refusal(domain, forge(domain, Kind.SIGNER, **dict(wrong))).reason is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_manufacturers_signer_for_the_operators_statement(domain: TestPki, maker: Manufacturer) -> None:
     root = issuing.Issuer(maker.root, load_pair_of_root(maker.directory))
     for organization in ("maker", "operator"):
@@ -415,6 +420,7 @@ def test_a_manufacturers_signer_for_the_operators_statement(domain: TestPki, mak
         assert refusal(domain, forged).reason is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_the_operators_signer_for_a_manufacturers_statement(domain: TestPki, maker: Manufacturer) -> None:
     for organization in ("maker", "operator"):
         forged = domain.issue(
@@ -428,6 +434,7 @@ def test_the_operators_signer_for_a_manufacturers_statement(domain: TestPki, mak
     assert maker.credential("voucher").identity.may_sign("voucher")
 
 
+@pytest.mark.holds("stolen-signers")
 def test_one_manufacturer_for_another(domain: TestPki, maker: Manufacturer, tmp_path: Path) -> None:
     rival = TestPki(tmp_path).manufacturer("rival")
     assert refusal(domain, rival.credential("voucher")).reason is Reason.CERTIFICATE_INVALID

@@ -241,6 +241,7 @@ def test_a_recorded_proof_holds_for_its_item_alone(pki: TestPki) -> None:
         assert refusal.value.reason is Reason.NOT_RECORDED
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_recorded_proof_by_another_signer_is_worth_nothing(pki: TestPki) -> None:
     signer = pki.signer("decision")
     identity = pki.verifier.remember(signer.chain)

@@ -99,6 +99,7 @@ def test_a_leaf_is_not_a_node() -> None:
     assert merkle.leaf_hash(b"") != merkle.EMPTY_ROOT
 
 
+@pytest.mark.holds("insider-evidence")
 @settings(max_examples=80)
 @given(sizes, st.data())
 def test_every_inclusion_path_proves_its_leaf_and_no_other(size: int, data: st.DataObject) -> None:
@@ -123,6 +124,7 @@ def test_every_inclusion_path_proves_its_leaf_and_no_other(size: int, data: st.D
         assert not proves(leaves[index], index, size, [*path[:at], path[at][:-1], *path[at + 1 :]])
 
 
+@pytest.mark.holds("insider-evidence")
 @settings(max_examples=120)
 @given(sizes, st.data())
 def test_every_consistency_path_proves_its_prefix_and_no_other(size: int, data: st.DataObject) -> None:

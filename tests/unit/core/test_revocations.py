@@ -128,6 +128,7 @@ def test_entries_count_once_a_head_confirms_them_whatever_their_order(world: Wor
     assert world.advance(state, world.entries, world.head()) == 0
 
 
+@pytest.mark.holds("captured-bus")
 def test_a_gap_asks_for_what_is_missing_and_changes_nothing(world: World) -> None:
     state = RevocationState()
     for name in ("a", "b", "c"):
@@ -141,6 +142,7 @@ def test_a_gap_asks_for_what_is_missing_and_changes_nothing(world: World) -> Non
     assert (state.epoch, state.chain) == (0, EMPTY_CHAIN)
 
 
+@pytest.mark.holds("captured-bus")
 def test_a_claim_of_a_far_epoch_strands_nobody(world: World) -> None:
     state = RevocationState()
     world.revoke("a")
@@ -150,6 +152,7 @@ def test_a_claim_of_a_far_epoch_strands_nobody(world: World) -> None:
     assert world.advance(state, world.entries, world.head()) == 1
 
 
+@pytest.mark.holds("captured-bus")
 def test_an_older_head_is_a_rollback(world: World) -> None:
     state = RevocationState()
     world.revoke("a")
@@ -160,6 +163,7 @@ def test_an_older_head_is_a_rollback(world: World) -> None:
     assert refusal.value.reason is Reason.EPOCH_ROLLED_BACK
 
 
+@pytest.mark.holds("captured-bus")
 def test_an_invented_entry_does_not_match_the_head(world: World) -> None:
     state = RevocationState()
     world.revoke("a")
@@ -171,6 +175,7 @@ def test_an_invented_entry_does_not_match_the_head(world: World) -> None:
     assert state.effect(Scope.DEVICE, "innocent", at=0) is None
 
 
+@pytest.mark.holds("captured-bus")
 def test_a_head_signed_by_another_signer_is_refused(world: World) -> None:
     world.revoke("a")
     signer = world.pki.signer("decision")
@@ -193,6 +198,7 @@ def test_the_strongest_effect_in_force_wins_and_expiry_ends_one(world: World) ->
     assert state.effect(Scope.DEVICE, "a", at=soon) is RevocationEffect.FLAG
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_reinstatement_takes_two_distinct_people(world: World) -> None:
     state = RevocationState()
     world.revoke("a")
@@ -208,6 +214,7 @@ def test_a_reinstatement_takes_two_distinct_people(world: World) -> None:
     assert state.effect(Scope.DEVICE, "a", at=0) is None
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_head_signer_alone_opens_no_era(world: World) -> None:
     state = RevocationState()
     world.revoke("a")
@@ -236,6 +243,7 @@ def test_the_root_and_two_people_open_an_era_in_its_place(world: World) -> None:
     assert restored.era == 1
 
 
+@pytest.mark.holds("stolen-signers")
 @pytest.mark.parametrize(
     "fault", ["one person", "one twice", "not the operator's", "no root", "elsewhere", "again"]
 )
@@ -281,6 +289,7 @@ def test_a_chain_of_a_later_era_replaces_one_that_was_lost(world: World) -> None
     assert (state.era, state.epoch) == (0, 3)
 
 
+@pytest.mark.holds("stolen-signers")
 def test_the_roots_own_list_reaches_the_head_signer(world: World) -> None:
     state = RevocationState()
     signer = world.pki.signer_credential("head").identity
@@ -297,6 +306,7 @@ def test_the_roots_own_list_reaches_the_head_signer(world: World) -> None:
     assert refusal.value.reason is Reason.SIGNER_REVOKED
 
 
+@pytest.mark.holds("stolen-signers")
 def test_people_who_are_revoked_reinstate_nothing(world: World) -> None:
     state = RevocationState()
     world.revoke("a")
@@ -325,6 +335,7 @@ def test_restore_equals_what_was_advanced(world: World) -> None:
     assert restored.effects() == state.effects()
 
 
+@pytest.mark.holds("captured-bus")
 def test_a_head_answers_a_challenge_level_by_level(world: World) -> None:
     mine = [bytes([place]) * 16 for place in range(5)]
     lower = merkle.tree_root([merkle.leaf_hash(item) for item in mine])
@@ -342,6 +353,7 @@ def test_a_head_answers_a_challenge_level_by_level(world: World) -> None:
     assert not answers(world.head(), mine[3], steps)
 
 
+@pytest.mark.holds("captured-bus")
 def test_the_lease_runs_from_sending_not_from_the_answer() -> None:
     lease = Lease()
     assert lease.age(monotonic=0.0) == float("inf")

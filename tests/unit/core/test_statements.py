@@ -123,6 +123,7 @@ def test_a_flipped_bit_anywhere_in_the_signature_fails(technician: Credential) -
         assert refusal.value.reason is Reason.SIGNATURE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_only_the_right_kind_of_signer_may_sign_a_kind(pki: TestPki, technician: Credential) -> None:
     decided = Scribe(
         signer=technician.signer,
@@ -143,6 +144,7 @@ def test_only_the_right_kind_of_signer_may_sign_a_kind(pki: TestPki, technician:
         check(forged, identity)
 
 
+@pytest.mark.holds("stolen-signers")
 def test_an_issuer_that_is_not_the_certificates_holder_is_refused(technician: Credential) -> None:
     signed = Scribe(
         signer=technician.signer,

@@ -68,6 +68,7 @@ def test_a_receipt_is_signed_by_the_attestation_key(site: PumpSite, pump: TestPu
     assert statement.body.applied == 1
 
 
+@pytest.mark.holds("stolen-safety")
 def test_safety_actions_take_effect_and_therapy_goes_on(site: PumpSite, pump: TestPump) -> None:
     bedside = pump.hardware.pump
     bedside.start_therapy(1_000)
@@ -203,6 +204,7 @@ def test_a_staged_command_waits_for_idleness_and_a_fresh_head(site: PumpSite, pu
     assert pump.agent.status().staged_commands == 0
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_an_old_answer_does_not_apply_a_staged_command(site: PumpSite, pump: TestPump) -> None:
     online(pump)
     staged(site, pump)
@@ -222,6 +224,7 @@ def test_a_staged_command_survives_a_restart(site: PumpSite, pump: TestPump) -> 
     assert pump.hardware.configuration.settings["occlusion_pressure"] == 300
 
 
+@pytest.mark.holds("stolen-technician")
 @pytest.mark.parametrize("who", ["requester", "device", "signer"])
 def test_a_revocation_reaches_a_staged_command(site: PumpSite, pump: TestPump, who: str) -> None:
     online(pump)
@@ -238,6 +241,7 @@ def test_a_revocation_reaches_a_staged_command(site: PumpSite, pump: TestPump, w
     assert pump.hardware.configuration.settings["occlusion_pressure"] == 250
 
 
+@pytest.mark.holds("stolen-signers")
 @pytest.mark.parametrize("statement", ["decision", "recorded"])
 def test_a_revoked_signer_reaches_a_staged_command_after_a_restart(
     site: PumpSite, pump: TestPump, statement: str
@@ -441,6 +445,7 @@ def test_a_build_that_fails_its_self_test_is_left_again(site: PumpSite, pump: Te
     assert pump.agent.status().firmware_version == "1.6.3"
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_an_image_that_was_changed_in_the_other_slot_is_not_kept(site: PumpSite, pump: TestPump) -> None:
     request_id, out = ready_update(site, pump)
     pump.answer_head(challenge_of(out))
@@ -513,6 +518,7 @@ def test_an_activation_abandons_what_else_was_staged(site: PumpSite, pump: TestP
     assert outcomes(pump, other) == [b.Outcome.STAGED, b.Outcome.ABANDONED]
 
 
+@pytest.mark.holds("malicious-gateway", "rollback-and-mix")
 def test_a_wrong_artifact_is_never_installed_and_is_given_up(site: PumpSite, pump: TestPump) -> None:
     online(pump)
     release = site.release()
@@ -649,6 +655,7 @@ def test_the_gateway_may_ask_at_any_time(pump: TestPump) -> None:
     assert of_kind(pump.agent.handle(messages.Challenge(99, b"n" * 32, 0)), messages.Submission) == []
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_a_tampered_flash_shows_without_a_restart(pump: TestPump) -> None:
     submission = attest(pump, online(pump))
     pump.agent.handle(messages.Appraised(submission.call_id, None))
@@ -714,6 +721,7 @@ def test_what_could_not_be_written_is_enforced_not_acknowledged_and_written_late
     assert pump.agent.status().revocation_epoch == 2
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_head_signer_alone_opens_no_era(site: PumpSite, pump: TestPump) -> None:
     site.revoke(b.Scope.CREDENTIAL, "principal/p-technician")
     pump.answer_head()
@@ -748,6 +756,7 @@ def test_an_era_of_the_root_and_two_people_is_followed_through_a_lost_chain(
     assert pump.agent.trust.revocations.position[:2] == (1, 2)
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_no_gateway_brings_a_root_for_the_pumps_own_manufacturer(site: PumpSite, pump: TestPump) -> None:
     trust, bundle = pump.agent.trust, site.pki.bundle
     trust.verifier = ChainVerifier(replace(bundle, manufacturers={}))
@@ -769,6 +778,7 @@ def test_a_gap_is_asked_for_and_long_histories_come_in_pieces(site: PumpSite, pu
     assert pump.agent.status().revocation_epoch == 3
 
 
+@pytest.mark.holds("captured-bus")
 def test_an_unconfirmed_entry_restricts_nobody_and_a_forged_head_confirms_nothing(
     site: PumpSite, pump: TestPump
 ) -> None:
@@ -782,6 +792,7 @@ def test_an_unconfirmed_entry_restricts_nobody_and_a_forged_head_confirms_nothin
     assert pump.command(SET, PRESSURE, permit={"epoch": 0}).error is None
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_an_older_head_takes_nothing_back(site: PumpSite, pump: TestPump) -> None:
     old = site.revocations()
     site.revoke(b.Scope.CREDENTIAL, "principal/p-technician")
@@ -790,6 +801,7 @@ def test_an_older_head_takes_nothing_back(site: PumpSite, pump: TestPump) -> Non
     assert pump.agent.status().revocation_epoch == 1
 
 
+@pytest.mark.holds("stolen-technician")
 def test_a_revoked_credential_loses_its_nonce(site: PumpSite, pump: TestPump) -> None:
     nonce = pump.nonce(site.technician)
     site.revoke(b.Scope.CREDENTIAL, site.technician.identity.thumbprint.hex())
@@ -821,6 +833,7 @@ def test_a_pump_that_lost_its_clock_learns_the_time_from_a_head_and_the_gateway(
     assert pump.agent._time.floor() >= far
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_a_clock_that_runs_ahead_is_set_back_to_a_signed_time_but_never_below_the_floor(
     tmp_path: Any,
 ) -> None:
@@ -840,6 +853,7 @@ def test_a_clock_that_runs_ahead_is_set_back_to_a_signed_time_but_never_below_th
 # --- nonces, profiles, trust, certificates
 
 
+@pytest.mark.holds("floods-by-credential")
 def test_a_flood_of_nonces_leaves_a_slot_for_safety(site: PumpSite, pump: TestPump) -> None:
     replies = [
         pump.agent.handle(messages.NonceRequest(place, bytes([place]) * 32, False, b""))[0]
@@ -873,6 +887,7 @@ def test_a_prepare_can_bring_a_newer_profile(site: PumpSite, pump: TestPump) -> 
     assert pump.agent.trust.profile.body.version == 5
 
 
+@pytest.mark.holds("malicious-gateway")
 @pytest.mark.parametrize(
     "action", ["set-rate-here", "factory-reset", "update-firmware", "set-occlusion-pressure"]
 )
@@ -892,6 +907,7 @@ def test_a_profile_that_calls_an_action_harmless_is_not_taken(
     assert pump.agent.trust.profile.body.version == body.version
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_no_profile_lowers_the_approvals_of_a_class(site: PumpSite, pump: TestPump) -> None:
     body = site.profile.body
     actions = tuple(replace(one, approvals=0) for one in body.actions)
@@ -911,6 +927,7 @@ def test_without_a_profile_nothing_is_done(site: PumpSite) -> None:
     assert answer.error.reason is Reason.PROFILE_MISMATCH
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_a_gateway_changes_no_root_operator_or_manufacturer(
     site: PumpSite, pump: TestPump, tmp_path: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ BUNDLES = st.builds(
 PARTS = ("intent", "command", "permit")
 
 
+@pytest.mark.holds("malicious-gateway")
 @given(bundle=BUNDLES)
 @FUZZ
 def test_random_bundles_are_refused(pump: TestPump, bundle: Bundle) -> None:
@@ -40,6 +42,7 @@ def test_random_bundles_are_refused(pump: TestPump, bundle: Bundle) -> None:
     assert fingerprint(pump) == before
 
 
+@pytest.mark.holds("malicious-gateway")
 @given(part=st.sampled_from(PARTS), place=st.integers(0, 5_000), bit=st.integers(0, 7))
 @FUZZ
 def test_a_flipped_bit_anywhere_is_refused(

@@ -81,22 +81,26 @@ def test_1_more_approvals_than_any_profile_asks_for_are_refused(site: PumpSite, 
 # --- check 2
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_2_a_nonce_that_the_device_did_not_make_is_refused(site: PumpSite, pump: TestPump) -> None:
     assert refused_for(pump, site.bundle(pump, SET, PRESSURE, nonce=os.urandom(16))) is Reason.NONCE_UNKNOWN
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_2_a_nonce_serves_once_even_when_the_command_is_refused(site: PumpSite, pump: TestPump) -> None:
     nonce = pump.nonce(site.technician)
     assert refused_for(pump, site.bundle(pump, "no-such-action", nonce=nonce)) is Reason.ACTION_UNKNOWN
     assert refused_for(pump, site.bundle(pump, SET, PRESSURE, nonce=nonce)) is Reason.NONCE_USED
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_2_a_nonce_lives_five_seconds(site: PumpSite, pump: TestPump) -> None:
     nonce = pump.nonce(site.technician)
     site.clock.advance(5.0)
     assert refused_for(pump, site.bundle(pump, SET, PRESSURE, nonce=nonce)) is Reason.NONCE_EXPIRED
 
 
+@pytest.mark.holds("stolen-technician")
 def test_2_a_nonce_is_for_one_credential(site: PumpSite, pump: TestPump) -> None:
     nonce = pump.nonce(site.technician)
     bundle = site.bundle(pump, SET, PRESSURE, nonce=nonce, requester=site.colleague)
@@ -105,6 +109,7 @@ def test_2_a_nonce_is_for_one_credential(site: PumpSite, pump: TestPump) -> None
     assert refused_for(pump, site.bundle(pump, SET, PRESSURE, nonce=nonce)) is Reason.NONCE_USED
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_2_a_restart_forgets_nonces(site: PumpSite, pump: TestPump) -> None:
     nonce = pump.nonce(site.technician)
     pump.restart()
@@ -131,6 +136,7 @@ def test_3_a_certificate_of_another_trust_domain_is_refused(site: PumpSite, pump
     assert stranger(site, pump, requester=other) is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-technician")
 def test_3_an_expired_credential_is_refused(site: PumpSite, pump: TestPump) -> None:
     old = site.pki.person("p-old", "technician", operational_until=site.clock.now() - 1)
     assert stranger(site, pump, requester=old) is Reason.CERTIFICATE_EXPIRED
@@ -161,16 +167,19 @@ def test_3_an_expired_executor_is_refused_though_the_intent_was_recorded_in_time
     assert receipt(answer).performed_by == "p-colleague"
 
 
+@pytest.mark.holds("stolen-technician")
 def test_3_another_site_is_out_of_scope(site: PumpSite, pump: TestPump) -> None:
     visitor = site.pki.person("p-visitor", "technician", sites=("site-2",))
     assert stranger(site, pump, requester=visitor) is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("stolen-technician")
 def test_3_another_organization_is_out_of_scope(site: PumpSite, pump: TestPump) -> None:
     foreign = site.pki.person("p-foreign", "technician", organization="elsewhere", sites=("*",))
     assert stranger(site, pump, requester=foreign) is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("stolen-technician")
 @pytest.mark.parametrize(
     ("action", "role"),
     [(SET, "approver"), ("diagnose", "admin"), ("update-firmware", "safety"), ("quarantine", "auditor")],
@@ -180,11 +189,13 @@ def test_3_each_class_has_its_roles(site: PumpSite, pump: TestPump, action: str,
     assert stranger(site, pump, requester=person, action=action) is Reason.ROLE_NOT_PERMITTED
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_3_a_person_signs_commands_and_no_device_does(site: PumpSite, pump: TestPump) -> None:
     device = site.pki.attester("dev-bbbbbbbbbbbbbbbb")
     assert stranger(site, pump, requester=device) is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-technician")
 @pytest.mark.parametrize("who", ["requester", "executor", "approver"])
 def test_3_revoked_people_are_refused(site: PumpSite, pump: TestPump, who: str) -> None:
     people = {"requester": site.technician, "executor": site.colleague, "approver": site.approver}
@@ -195,12 +206,14 @@ def test_3_revoked_people_are_refused(site: PumpSite, pump: TestPump, who: str) 
     assert reason is Reason.CREDENTIAL_REVOKED
 
 
+@pytest.mark.holds("stolen-technician")
 def test_3_everything_of_a_revoked_person_is_refused(site: PumpSite, pump: TestPump) -> None:
     site.revoke(b.Scope.CREDENTIAL, "principal/p-technician")
     pump.answer_head()
     assert stranger(site, pump) is Reason.CREDENTIAL_REVOKED
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_3_a_forged_signature_is_refused(site: PumpSite, pump: TestPump) -> None:
     intent = site.intent(pump, SET, PRESSURE)
     forged = bytearray(intent.data)
@@ -209,10 +222,12 @@ def test_3_a_forged_signature_is_refused(site: PumpSite, pump: TestPump) -> None
     assert refused_for(pump, replace(bundle, intent=bytes(forged))) is Reason.SIGNATURE_INVALID
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_3_a_command_for_another_device_is_refused(site: PumpSite, pump: TestPump) -> None:
     assert stranger(site, pump, command={"device": "dev-cccccccccccccccc"}) is Reason.NOT_IN_TARGET
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_3_a_command_for_another_intent_is_refused(site: PumpSite, pump: TestPump) -> None:
     assert stranger(site, pump, command={"intent": sha256(b"another")}) is Reason.NOT_IN_TARGET
 
@@ -264,27 +279,32 @@ def with_permit(site: PumpSite, pump: TestPump, **permit: Any) -> Reason:
     return refused_for(pump, bundle)
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_5_no_permit_no_action(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     assert refused_for(pump, replace(bundle, permit=b"")) is Reason.NOT_RECORDED
 
 
+@pytest.mark.holds("captured-policy", "stolen-signers")
 def test_5_a_permit_without_its_record_is_refused(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     assert refused_for(pump, replace(bundle, permit_recorded=None)) is Reason.NOT_RECORDED
 
 
+@pytest.mark.holds("captured-policy", "stolen-signers")
 def test_5_a_record_of_something_else_is_refused(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     other = site.record(sha256(b"something else"))[0]
     assert refused_for(pump, replace(bundle, permit_recorded=other)) is Reason.NOT_RECORDED
 
 
+@pytest.mark.holds("captured-policy", "stolen-signers")
 def test_5_an_intent_that_is_not_on_record_is_refused(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     assert refused_for(pump, replace(bundle, statements_recorded=())) is Reason.NOT_RECORDED
 
 
+@pytest.mark.holds("captured-policy", "stolen-signers")
 def test_5_an_approval_that_is_not_on_record_is_refused(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician), approvers=(site.approver,))
     spoiled = replace(bundle, statements_recorded=(bundle.statements_recorded[0],) * 2)
@@ -305,6 +325,7 @@ def resigned(site: PumpSite, statement: str) -> Callable[[Any], bytes]:
     return sign
 
 
+@pytest.mark.holds("stolen-signers")
 @pytest.mark.parametrize("statement", ["recorded", "head", "result"])
 def test_5_another_kind_of_signer_makes_no_permit(site: PumpSite, pump: TestPump, statement: str) -> None:
     bundle = site.bundle(
@@ -313,6 +334,7 @@ def test_5_another_kind_of_signer_makes_no_permit(site: PumpSite, pump: TestPump
     assert refused_for(pump, bundle) is Reason.SIGNATURE_INVALID
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_5_a_gateway_makes_no_permit(site: PumpSite, pump: TestPump) -> None:
     gateway = site.pki.gateway("gateway-1")
 
@@ -323,6 +345,7 @@ def test_5_a_gateway_makes_no_permit(site: PumpSite, pump: TestPump) -> None:
     assert refused_for(pump, bundle) is Reason.CERTIFICATE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 @pytest.mark.parametrize("statement", ["decision", "recorded"])
 def test_5_a_revoked_signer_is_refused(site: PumpSite, pump: TestPump, statement: str) -> None:
     site.revoke(b.Scope.SIGNER, site.pki.signer_credential(statement).identity.thumbprint.hex())
@@ -331,6 +354,7 @@ def test_5_a_revoked_signer_is_refused(site: PumpSite, pump: TestPump, statement
     assert refused_for(pump, bundle) is Reason.SIGNER_REVOKED
 
 
+@pytest.mark.holds("stolen-signers")
 def test_5_a_signer_on_the_root_list_is_refused(site: PumpSite, pump: TestPump) -> None:
     signer = site.pki.signer_credential("decision").identity.thumbprint
     site.rooted(b.RootList(version=1, signers=(signer,)))
@@ -341,6 +365,7 @@ def test_5_a_signer_on_the_root_list_is_refused(site: PumpSite, pump: TestPump) 
     assert refused_for(pump, bundle) is Reason.SIGNER_REVOKED
 
 
+@pytest.mark.holds("stolen-signers")
 def test_heads_of_a_signer_on_the_root_list_confirm_nothing(site: PumpSite, pump: TestPump) -> None:
     signer = site.pki.signer_credential("head").identity.thumbprint
     site.rooted(b.RootList(version=1, signers=(signer,)))
@@ -350,6 +375,7 @@ def test_heads_of_a_signer_on_the_root_list_confirm_nothing(site: PumpSite, pump
     assert pump.agent.trust.revocations.epoch == 1
 
 
+@pytest.mark.holds("malicious-gateway")
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
@@ -378,6 +404,7 @@ def test_5_every_field_of_the_permit_counts(
     assert with_permit(site, pump, **{field: value}) is reason
 
 
+@pytest.mark.holds("malicious-gateway")
 def test_5_a_permit_does_not_fall_behind_a_head_held_for_eight_seconds(
     site: PumpSite, pump: TestPump
 ) -> None:
@@ -406,6 +433,7 @@ def test_5_a_change_since_the_appraisal_is_noticed(site: PumpSite, pump: TestPum
     assert pump.command("diagnose", permit={"log_size": appraised, "boot_count": 0}).error is None
 
 
+@pytest.mark.holds("captured-policy")
 @pytest.mark.parametrize("action", ["factory-reset", "set-rate-here"])
 def test_5_break_glass_never_reaches_therapy_or_destruction(
     site: PumpSite, pump: TestPump, action: str
@@ -432,12 +460,14 @@ def test_5_a_device_past_its_operational_end_does_safety_actions_only(site: Pump
 # --- check 6
 
 
+@pytest.mark.holds("captured-policy")
 def test_6_approvals_are_counted(site: PumpSite, pump: TestPump) -> None:
     nonce = pump.nonce(site.technician)
     bundle = site.bundle(pump, "factory-reset", nonce=nonce, approvers=(site.approver,))
     assert refused_for(pump, bundle) is Reason.APPROVALS_MISSING
 
 
+@pytest.mark.holds("captured-policy")
 def test_6_approvers_are_distinct(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(
         pump, "factory-reset", nonce=pump.nonce(site.technician), approvers=(site.approver, site.approver)
@@ -448,6 +478,7 @@ def test_6_approvers_are_distinct(site: PumpSite, pump: TestPump) -> None:
     assert {Reason.APPROVALS_MISSING, Reason.APPROVER_NOT_DISTINCT} <= reasons
 
 
+@pytest.mark.holds("stolen-technician")
 def test_6_the_requester_does_not_approve(site: PumpSite, pump: TestPump) -> None:
     both = site.pki.person("p-both", "technician", "approver")
     bundle = site.bundle(
@@ -458,6 +489,7 @@ def test_6_the_requester_does_not_approve(site: PumpSite, pump: TestPump) -> Non
     assert Reason.APPROVER_NOT_DISTINCT in {refusal.reason for refusal in answer.error.refusals}
 
 
+@pytest.mark.holds("stolen-safety")
 @pytest.mark.parametrize("action", ["lift-hold", "release-quarantine"])
 def test_6_leaving_a_hold_or_quarantine_takes_two_people(site: PumpSite, pump: TestPump, action: str) -> None:
     pump.command("quarantine", requester=site.safety)
@@ -473,6 +505,7 @@ def test_6_leaving_a_hold_or_quarantine_takes_two_people(site: PumpSite, pump: T
 # --- check 7
 
 
+@pytest.mark.holds("captured-policy")
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
@@ -489,6 +522,7 @@ def test_7_parameters_stay_inside_the_profile(
     assert refused_for(pump, site.bundle(pump, SET, parameters, nonce=pump.nonce(site.technician))) is reason
 
 
+@pytest.mark.holds("captured-policy")
 @pytest.mark.parametrize("state", ["unknown", "delivering", "stopped", "alarm"])
 def test_7_nothing_is_configured_at_a_patient(site: PumpSite, pump: TestPump, state: str) -> None:
     bedside = pump.hardware.pump
@@ -586,6 +620,7 @@ def reason_of(answer: messages.Receipts) -> Reason:
     return answer.error.reason
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_7_an_update_needs_the_manufacturers_signature(site: PumpSite, pump: TestPump) -> None:
     release = site.release()
     assert reason_of(update(site, pump, release, release_data=b"")) is Reason.SIGNATURE_INVALID
@@ -599,6 +634,7 @@ def test_7_an_update_needs_the_manufacturers_signature(site: PumpSite, pump: Tes
     assert reason_of(update(site, pump, release, release_data=forged)) is Reason.SIGNATURE_INVALID
 
 
+@pytest.mark.holds("stolen-signers")
 def test_7_another_manufacturer_does_not_sign_for_this_pump(
     site: PumpSite, pump: TestPump, tmp_path: Any
 ) -> None:
@@ -608,19 +644,23 @@ def test_7_another_manufacturer_does_not_sign_for_this_pump(
     assert reason_of(update(site, pump, release)) is Reason.SIGNATURE_INVALID
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_7_an_update_is_the_one_that_the_intent_names(site: PumpSite, pump: TestPump) -> None:
     release = site.release()
     assert reason_of(update(site, pump, release, firmware=sha256(b"else"))) is Reason.PARAMETER_INVALID
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_7_an_update_is_for_this_model(site: PumpSite, pump: TestPump) -> None:
     assert reason_of(update(site, pump, site.release(model="other-9"))) is Reason.PROFILE_MISMATCH
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_7_a_lower_security_version_is_a_rollback(site: PumpSite, pump: TestPump) -> None:
     assert reason_of(update(site, pump, site.release(security_version=2))) is Reason.FIRMWARE_ROLLBACK
 
 
+@pytest.mark.holds("rollback-and-mix")
 @pytest.mark.parametrize("population", ["alone", "with-others", "others"])
 def test_7_a_downgrade_authorisation_names_build_and_population(
     site: PumpSite, pump: TestPump, population: str
@@ -646,6 +686,7 @@ def test_7_a_downgrade_authorisation_names_build_and_population(
         assert receipt(answer).outcome is b.Outcome.STAGED
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_7_a_revoked_build_is_not_installed(site: PumpSite, pump: TestPump) -> None:
     release = site.release()
     site.revoke(b.Scope.BUILD, release.body.firmware.hex(), effect=b.RevocationEffect.NO_NEW)
@@ -661,11 +702,13 @@ def test_7_a_fix_reaches_a_pump_whose_build_is_revoked(site: PumpSite, pump: Tes
     assert receipt(update(site, pump, site.release())).outcome is b.Outcome.STAGED
 
 
+@pytest.mark.holds("captured-policy")
 def test_7_therapy_is_out_of_reach_unless_the_manufacturer_enabled_it(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, "set-rate", {"rate": 10}, nonce=pump.nonce(site.technician))
     assert refused_for(pump, bundle) is Reason.THERAPY_NOT_ENABLED
 
 
+@pytest.mark.holds("captured-policy")
 def test_7_an_enabled_therapy_action_needs_a_hand_at_the_bedside(site: PumpSite, pump: TestPump) -> None:
     bedside = pump.hardware.pump
     bedside.start_therapy(500)
@@ -679,6 +722,7 @@ def test_7_an_enabled_therapy_action_needs_a_hand_at_the_bedside(site: PumpSite,
     assert reason_of(again) is Reason.BEDSIDE_CONFIRMATION_MISSING
 
 
+@pytest.mark.holds("rollback-and-mix")
 def test_7_a_baseline_is_the_sites_own_and_valid(site: PumpSite, pump: TestPump) -> None:
     def install(**how: Any) -> Reason:
         baseline, _ = site.baseline({"occlusion_pressure": 200}, **how)
@@ -715,6 +759,7 @@ def test_s1_needs_no_permit_and_no_record(site: PumpSite, pump: TestPump) -> Non
     assert pump.hardware.pump.therapy is b.TherapyState.DELIVERING
 
 
+@pytest.mark.holds("stolen-safety")
 def test_s1_bears_an_expired_safety_credential_for_72_hours_and_no_other(
     site: PumpSite, pump: TestPump
 ) -> None:
@@ -734,6 +779,7 @@ def test_s1_bears_an_expired_safety_credential_for_72_hours_and_no_other(
             assert answer.error.reason is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("stolen-safety")
 def test_s1_is_refused_to_the_revoked(site: PumpSite, pump: TestPump) -> None:
     site.revoke(b.Scope.CREDENTIAL, site.safety.identity.thumbprint.hex())
     pump.answer_head()

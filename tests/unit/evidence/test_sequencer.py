@@ -248,6 +248,7 @@ async def test_a_clock_that_leapt_becomes_nobodys_log_time(world: World, log: Lo
     assert read(place.recorded, Recorded).body.time == world.clock.now()
 
 
+@pytest.mark.holds("floods-by-credential")
 async def test_senders_take_turns(world: World, log: Log) -> None:
     flood, one = world.writer(), world.writer("p-quiet")
     pending = [
@@ -262,6 +263,7 @@ async def test_senders_take_turns(world: World, log: Log) -> None:
     await asyncio.gather(*pending)
 
 
+@pytest.mark.holds("floods-by-credential")
 async def test_a_full_queue_refuses(world: World, log: Log) -> None:
     body = bytes(65_536)
     entry = submission(world.writer().hold(), bodies=[body] * 8)
@@ -295,6 +297,7 @@ async def test_a_failed_commit_leaves_nothing_and_the_log_goes_on(world: World) 
     assert [leaf.subjects[0].number for leaf in leaves] == [1, 2, 3]
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_memory_that_disagrees_with_the_database_is_dropped(world: World, log: Log) -> None:
     """Whatever made them differ, the first commit fails and the next one stands on what is stored."""
     log.start()
@@ -322,6 +325,7 @@ async def test_a_restart_continues_where_the_log_was(world: World, log: Log) -> 
     assert decode_leaf((await leaves_of(again))[11]).subjects[0].number == 12
 
 
+@pytest.mark.holds("insider-evidence")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -346,6 +350,7 @@ async def test_a_damaged_log_is_not_continued(world: World, log: Log, damage: st
         world.open()
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_another_key_does_not_continue_the_log(world: World, log: Log) -> None:
     await log.checkpointer.sign()
     with pytest.raises(LogDamagedError):

@@ -70,6 +70,7 @@ async def test_a_checkpoint_says_what_the_log_holds(world: World, log: Log) -> N
     assert await log.reader.checkpoint() is checkpoint
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_checkpoints_are_durable_before_they_are_answered(world: World) -> None:
     log = world.open(busy_timeout=0.05)
     await log.sequencer.append(submission(world.writer().hold()))
@@ -82,6 +83,7 @@ async def test_checkpoints_are_durable_before_they_are_answered(world: World) ->
     assert await log.database.read(store.load_checkpoint) == checkpoint
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_a_log_that_lost_entries_signs_nothing(world: World, log: Log) -> None:
     """Restored from an old copy while running: what is stored is shorter than what was signed."""
     await filled(world, log, 3)
@@ -172,6 +174,7 @@ async def test_proofs_that_do_not_exist(
     assert await reason_of(log.reader.inclusion(index, size)) is reason
 
 
+@pytest.mark.holds("insider-evidence")
 async def test_any_two_sizes_are_consistent(world: World, log: Log) -> None:
     hashes = await filled(world, log, 9)
     for old in range(10):

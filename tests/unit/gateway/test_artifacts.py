@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from tests.support.pki import DEVICE
 from tests.unit.gateway.world import FIRMWARE, World
 from vigil.api.gateway.v1 import gateway_pb2 as pb
@@ -67,6 +69,7 @@ async def reason_of_fetch(pump: Any, digest: bytes = DIGEST) -> Reason:
     raise AssertionError("it was served")
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_fetched_once_and_served_from_disk_with_nobody_behind(world: World) -> None:
     world.seed()
     shelf = Shelf()
@@ -80,6 +83,7 @@ async def test_fetched_once_and_served_from_disk_with_nobody_behind(world: World
         assert await fetch(pump) == FIRMWARE
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_an_interrupted_fetch_is_resumed(world: World) -> None:
     world.seed()
     shelf = Shelf()
@@ -93,6 +97,7 @@ async def test_an_interrupted_fetch_is_resumed(world: World) -> None:
     assert shelf.offsets == [0, 2 * PIECE]
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_other_bytes_than_were_signed_are_never_served(world: World) -> None:
     world.seed()
     shelf = Shelf(bytes(len(FIRMWARE)))
@@ -106,6 +111,7 @@ async def test_other_bytes_than_were_signed_are_never_served(world: World) -> No
     assert shelf.offsets == [0, 0]
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_more_bytes_than_were_announced_end_the_fetch(world: World) -> None:
     world.seed()
     shelf = Shelf(FIRMWARE + b"more")
@@ -115,6 +121,7 @@ async def test_more_bytes_than_were_announced_end_the_fetch(world: World) -> Non
             assert await reason_of_fetch(pump) is Reason.ARTIFACT_CORRUPT
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_only_what_is_published(world: World) -> None:
     world.seed()
     async with world.running(), world.pump() as pump:
@@ -122,6 +129,7 @@ async def test_only_what_is_published(world: World) -> None:
         assert await reason_of_fetch(pump, b"../../etc/passwd") is Reason.RESOURCE_NOT_FOUND
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_two_pumps_share_one_fetch(world: World) -> None:
     other = "dev-bbbbbbbbbbbbbbbb"
     world.devices[other], world.attesters[other] = world.pki.device(other), world.pki.attester(other)

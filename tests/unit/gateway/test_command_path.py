@@ -139,11 +139,13 @@ async def test_a_late_decision_refuses(at: Hospital) -> None:
     assert not any(one.WhichOneof("message") == "bundle" for one in at.pump.seen)
 
 
+@pytest.mark.holds("captured-policy")
 async def test_a_decision_about_another_command_is_none(at: Hospital) -> None:
     at.policy.mistaken = at.world.command(at.world.intent("diagnose"), bytes(16))
     assert await reason_of(at.me.give("diagnose")) is Reason.POLICY_UNAVAILABLE
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_revocation_is_looked_at_again_after_the_decision(at: Hospital) -> None:
     at.policy.hold = asyncio.Event()
     giving = asyncio.create_task(reason_of(at.me.give("diagnose")))
@@ -205,6 +207,7 @@ async def test_what_happened_while_a_pump_was_gone_is_asked_for_when_it_returns(
     assert read(answer.receipts[0], b.Receipt).body.outcome is b.Outcome.APPLIED
 
 
+@pytest.mark.holds("speaks-as-another", "malicious-gateway")
 @pytest.mark.parametrize("spoilt", ["signer", "device", "bytes"])
 async def test_a_receipt_that_is_not_the_pumps_own_is_nothing(at: Hospital, spoilt: str) -> None:
     at.pump.outcomes = []

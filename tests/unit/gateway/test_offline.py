@@ -1,5 +1,7 @@
 """A gateway with no control plane at all, started over what an earlier run had persisted: safety actions work."""
 
+import pytest
+
 from tests.support.pki import DEVICE
 from tests.unit.gateway.world import HOUR, World, reason_of
 from vigil.api.gateway.v1 import gateway_pb2 as pb
@@ -11,6 +13,7 @@ from vigil.feed import Change
 from vigil.rpc import status
 
 
+@pytest.mark.holds("stolen-safety")
 async def test_a_safety_action_runs_after_an_offline_restart_and_is_spooled(world: World) -> None:
     world.seed()
     async with world.running():
@@ -31,6 +34,7 @@ async def test_a_safety_action_runs_after_an_offline_restart_and_is_spooled(worl
         assert await gateway.spool.waiting() == 3
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_everything_else_is_refused_without_a_lease(world: World) -> None:
     world.seed()
     async with world.running(), world.pump(), world.caller(world.technician) as me:
@@ -38,6 +42,7 @@ async def test_everything_else_is_refused_without_a_lease(world: World) -> None:
             assert await reason_of(me.prepare(action)) is Reason.LEASE_EXPIRED
 
 
+@pytest.mark.holds("stolen-safety")
 async def test_an_expired_safety_credential_is_borne_for_72_hours(world: World) -> None:
     world.seed()
     async with world.running(), world.pump(), world.caller(world.safety) as me:
@@ -52,6 +57,7 @@ async def test_an_expired_safety_credential_is_borne_for_72_hours(world: World) 
         assert await reason_of(me.prepare("quarantine")) is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_an_expired_technician_is_not(world: World) -> None:
     world.seed()
     now = world.clock.now()
@@ -64,6 +70,7 @@ async def test_an_expired_technician_is_not(world: World) -> None:
         assert await reason_of(me.prepare("quarantine")) is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("stolen-safety")
 async def test_one_credential_touches_three_devices_alone_and_a_restart_forgets_none(world: World) -> None:
     names = [f"dev-{letter * 16}" for letter in "abcd"]
     for name in names[1:]:
@@ -93,6 +100,7 @@ async def test_one_credential_touches_three_devices_alone_and_a_restart_forgets_
         assert seconded.receipts
 
 
+@pytest.mark.holds("stolen-safety")
 async def test_s1_signatures_are_checked_where_no_policy_does(world: World) -> None:
     world.seed()
     async with world.running(), world.pump(), world.caller(world.technician) as me:
@@ -133,12 +141,14 @@ async def test_strangers_and_unknown_devices_get_the_same_words(world: World) ->
     assert words.pop()[0] is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("impostor")
 async def test_a_pending_device_connects_but_gets_no_command(world: World) -> None:
     world.seed(world.device_row(state=identity_pb2.DEVICE_STATE_PENDING))
     async with world.running(), world.pump(), world.caller(world.technician) as me:
         assert await reason_of(me.prepare("quarantine")) is Reason.STATE_CONFLICT
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_device_of_another_site_is_turned_away(world: World) -> None:
     other = "dev-bbbbbbbbbbbbbbbb"
     world.devices[other] = world.pki.device(other, sites=("site-2",))
@@ -154,6 +164,7 @@ async def test_a_device_of_another_site_is_turned_away(world: World) -> None:
         assert await reason_of(status.translated(first())) is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_device_speaks_under_its_own_id_alone(world: World) -> None:
     world.seed()
     async with world.running(), world.pump() as pump:
@@ -163,6 +174,7 @@ async def test_a_device_speaks_under_its_own_id_alone(world: World) -> None:
         assert (await pump.ended()).reason is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("cloned-device")
 async def test_of_two_streams_of_one_device_the_newest_wins(world: World) -> None:
     world.seed()
     async with world.running(), world.pump() as old, world.pump(), world.caller(world.technician) as me:
@@ -170,6 +182,7 @@ async def test_of_two_streams_of_one_device_the_newest_wins(world: World) -> Non
         assert (await me.give("quarantine")).receipts
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_device_that_moved_away_loses_its_stream(world: World) -> None:
     world.seed()
     async with world.running() as gateway, world.pump() as pump:

@@ -27,6 +27,7 @@ def exhaust(asked: Quotas, kind: str, times: int) -> None:
     assert caught.value.reason is Reason.QUOTA_EXCEEDED
 
 
+@pytest.mark.holds("floods-by-credential")
 def test_a_minutes_worth_and_then_as_it_refills(clock: ManualClock) -> None:
     asked = quotas(clock, commands=6)
     exhaust(asked, "commands", 6)
@@ -36,6 +37,7 @@ def test_a_minutes_worth_and_then_as_it_refills(clock: ManualClock) -> None:
     exhaust(asked, "commands", 6)
 
 
+@pytest.mark.holds("floods-by-credential")
 def test_safety_actions_have_their_own_share_and_so_has_everybody(clock: ManualClock) -> None:
     asked = quotas(clock, commands=1, safety=1)
     exhaust(asked, "commands", 1)
@@ -43,6 +45,7 @@ def test_safety_actions_have_their_own_share_and_so_has_everybody(clock: ManualC
     asked.take(OTHER, "commands")
 
 
+@pytest.mark.holds("floods-by-credential")
 def test_nonces_count_by_device_until_they_lapse(clock: ManualClock) -> None:
     asked = quotas(clock, nonces=2)
     asked.nonce_wanted(ME, "one")
@@ -71,6 +74,7 @@ def test_a_place_is_given_back_however_it_ends(clock: ManualClock) -> None:
         pass
 
 
+@pytest.mark.holds("stolen-safety")
 def test_three_devices_in_ten_minutes(clock: ManualClock) -> None:
     asked = quotas(clock)
     for device in ("one", "two", "three"):
@@ -84,6 +88,7 @@ def test_three_devices_in_ten_minutes(clock: ManualClock) -> None:
     assert asked.safety_admits(ME, "four")
 
 
+@pytest.mark.holds("stolen-safety")
 def test_a_restart_takes_over_what_was_touched(clock: ManualClock) -> None:
     asked = quotas(clock)
     for device in ("one", "two", "three"):
@@ -93,6 +98,7 @@ def test_a_restart_takes_over_what_was_touched(clock: ManualClock) -> None:
     assert asked.safety_admits(ME, "four")
 
 
+@pytest.mark.holds("floods-by-credential")
 def test_past_the_quota_there_is_one_count_a_minute(clock: ManualClock) -> None:
     asked = quotas(clock)
     assert asked.refused_past_quota(ME) == 1

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.support.pki import DEVICE
 from tests.unit.gateway.world import Edge, World, eventually, reason_of
 from vigil.api.gateway.v1 import gateway_pb2 as pb
@@ -18,6 +20,7 @@ def thumb(credential: Any) -> str:
     return str(credential.identity.thumbprint.hex())
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_a_revocation_is_enforced_acknowledged_and_survives_an_offline_restart(world: World) -> None:
     world.seed()
     edge = Edge(world)
@@ -42,6 +45,7 @@ async def test_a_revocation_is_enforced_acknowledged_and_survives_an_offline_res
         assert [one.epoch for one in (await pump.entries(1))[0].entries] == [1]
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_open_streams_of_a_revoked_credential_are_cut(world: World) -> None:
     world.seed()
     edge = Edge(world)
@@ -61,6 +65,7 @@ async def test_open_streams_of_a_revoked_credential_are_cut(world: World) -> Non
             assert await reason_of(status.translated(cut())) is Reason.CREDENTIAL_REVOKED
 
 
+@pytest.mark.holds("captured-bus")
 async def test_the_lease_runs_from_the_sending_of_an_answered_challenge(world: World) -> None:
     world.seed()
     edge = Edge(world)
@@ -74,6 +79,7 @@ async def test_the_lease_runs_from_the_sending_of_an_answered_challenge(world: W
             assert gateway.revocations.lease_left_ms() == 0
 
 
+@pytest.mark.holds("captured-bus")
 async def test_a_silent_edge_is_left_for_another(world: World) -> None:
     world.seed()
     edge, other = Edge(world), Edge(world)
@@ -90,6 +96,7 @@ async def test_a_silent_edge_is_left_for_another(world: World) -> None:
             await other.enforced(0)
 
 
+@pytest.mark.holds("captured-bus")
 async def test_a_gap_is_closed_from_what_was_persisted(world: World) -> None:
     world.seed()
     edge = Edge(world)
@@ -111,6 +118,7 @@ async def test_a_gap_is_closed_from_what_was_persisted(world: World) -> None:
             assert gateway.revocations.state.effect(b.Scope.CREDENTIAL, "bb" * 32, at=0) is not None
 
 
+@pytest.mark.holds("captured-bus")
 async def test_a_head_that_was_forged_or_is_behind_moves_nothing(world: World) -> None:
     world.seed()
     edge = Edge(world)
@@ -168,6 +176,7 @@ async def test_a_pumps_own_challenge_travels_up_and_its_answer_down(world: World
             assert answers(read(told.head.head, b.Head), challenge, steps)
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_pumps_acknowledgement_is_passed_on_when_it_is_its_own(world: World) -> None:
     world.seed()
     edge = Edge(world)

@@ -32,6 +32,7 @@ def issue(lifetime_s: int = 0) -> pb.IssueCredentialRequest:
     return pb.IssueCredentialRequest(principal_id="p-new", csr_pem=csr(), lifetime_s=lifetime_s)
 
 
+@pytest.mark.holds("stolen-technician")
 @pytest.mark.parametrize(
     ("roles", "asked_s", "lives"),
     [
@@ -65,6 +66,7 @@ async def test_a_credential_lives_as_its_roles_allow(
     assert (site, told.certificate_pem, told.principal_id) == ("", "", "p-new")
 
 
+@pytest.mark.holds("stolen-technician")
 @pytest.mark.parametrize(
     ("roles", "asked_s"),
     [
@@ -195,6 +197,7 @@ async def test_a_device_renews_with_its_identity_key(world: World) -> None:
     await world.gateway().call("RenewDeviceCertificates", renewal(bench, now + 1))
 
 
+@pytest.mark.holds("cloned-device")
 async def test_one_renewal_wins_a_race(world: World) -> None:
     bench = await world.active("SN-1")
     now = world.clock.now()
@@ -206,6 +209,7 @@ async def test_one_renewal_wins_a_race(world: World) -> None:
     assert {one.reason for one in outcomes if isinstance(one, Refused)} == {Reason.NONCE_USED}
 
 
+@pytest.mark.holds("cloned-device")
 @pytest.mark.parametrize(
     ("offset", "changed", "reason"),
     [
@@ -228,6 +232,7 @@ async def test_a_renewal_without_proof_is_refused(
     assert await world.told("device") == before
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_renewal_comes_through_a_gateway_of_the_site(world: World) -> None:
     bench = await world.active("SN-1")
     request = renewal(bench, world.clock.now())
@@ -239,6 +244,7 @@ async def test_a_renewal_comes_through_a_gateway_of_the_site(world: World) -> No
     assert refusal.refusals == nowhere.refusals
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_renewal_does_not_take_another_devices_key(world: World) -> None:
     first, second = await world.active("SN-1"), await world.active("SN-2")
     second.attestation_key = first.attestation_key

@@ -132,6 +132,7 @@ def second(world: World) -> Caller:
     return world.person("p-second", "technician")
 
 
+@pytest.mark.holds("stolen-safety")
 async def test_one_places_a_hold_and_two_lift_it(world: World, safety: Caller, second: Caller) -> None:
     bench = await world.active("SN-1")
     request = placed(world, safety, bench)
@@ -341,6 +342,7 @@ async def test_a_sighting_says_where_a_device_is(world: World, pump: Field) -> N
     assert (await pump.device()).observed_gateway_id == "gateway-1b"
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_gateway_of_another_site_is_told_so_device_by_device(world: World, pump: Field) -> None:
     other = await world.active("SN-2", site="site-2")
     absent = Bench(world.maker, "SN-9")
@@ -386,6 +388,7 @@ async def test_quarantine_is_no_way_to_become_active(world: World, safety: Calle
     assert (await pump.device()).state == pb.DEVICE_STATE_PENDING
 
 
+@pytest.mark.holds("stolen-safety")
 @pytest.mark.parametrize("action", ["release-quarantine", "lift-hold"])
 async def test_nobody_frees_a_device_alone(world: World, pump: Field, safety: Caller, action: str) -> None:
     quarantine, held = pump.intent(safety, "quarantine"), pump.intent(safety, "hold")
@@ -434,6 +437,7 @@ async def test_other_outcomes_and_actions_change_nothing(pump: Field, safety: Ca
     assert (await pump.device()).state == pb.DEVICE_STATE_ACTIVE
 
 
+@pytest.mark.holds("malicious-gateway")
 async def test_a_gateway_invents_nothing(world: World, pump: Field, safety: Caller) -> None:
     second = await Field.of(world, await world.active("SN-2"))
     intent = pump.intent(safety, "quarantine")

@@ -92,6 +92,7 @@ def of_no_model(world: World, bench: Bench) -> bytes:
     return bench.vouched(world.maker, model="a model").data
 
 
+@pytest.mark.holds("impostor")
 @pytest.mark.parametrize("spoil", [foreign_voucher, tampered, another_kind, from_the_future, of_no_model])
 async def test_a_voucher_that_is_not_the_manufacturers_is_refused(
     world: World, bench: Bench, spoil: Any
@@ -100,6 +101,7 @@ async def test_a_voucher_that_is_not_the_manufacturers_is_refused(
     assert await world.enroller().reason("StartEnrolment", request) is Reason.VOUCHER_INVALID
 
 
+@pytest.mark.holds("impostor")
 @pytest.mark.parametrize("voucher", [b"\x00", b"\xff" * 100, b"{}"])
 async def test_a_malformed_voucher_is_refused(world: World, bench: Bench, voucher: bytes) -> None:
     request = start_request(bench, voucher=voucher)
@@ -124,6 +126,7 @@ async def test_the_site_is_the_enrollers_and_the_organization_the_sites(world: W
     assert await enroller.reason("StartEnrolment", tagged) is Reason.FIELD_INVALID
 
 
+@pytest.mark.holds("cloned-device")
 async def test_what_is_enrolled_is_not_enrolled_again(world: World) -> None:
     first = await world.enrolled("SN-1")
     same_udi = Bench(world.maker, "SN-1")
@@ -144,6 +147,7 @@ async def test_what_is_enrolled_is_not_enrolled_again(world: World) -> None:
 Spoil = dict[str, Any]
 
 
+@pytest.mark.holds("impostor")
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -174,6 +178,7 @@ async def test_possession_that_is_not_proved_uses_the_nonce_up(
     assert not await world.spooled()
 
 
+@pytest.mark.holds("impostor")
 async def test_a_request_whose_key_was_not_proved_is_refused(world: World, bench: Bench) -> None:
     begun = await world.begun(bench)
     request = x509.load_pem_x509_csr(csr().encode())
@@ -185,6 +190,7 @@ async def test_a_request_whose_key_was_not_proved_is_refused(world: World, bench
     )
 
 
+@pytest.mark.holds("cloned-device")
 async def test_the_three_keys_are_three(world: World, bench: Bench) -> None:
     begun = await world.begun(bench)
     same = csr()
@@ -192,6 +198,7 @@ async def test_the_three_keys_are_three(world: World, bench: Bench) -> None:
     assert await world.enroller().reason("CompleteEnrolment", request) is Reason.FIELD_INVALID
 
 
+@pytest.mark.holds("cloned-device")
 async def test_two_devices_have_two_attestation_keys(world: World) -> None:
     first = await world.enrolled("SN-1")
     second = Bench(world.maker, "SN-2")
@@ -202,6 +209,7 @@ async def test_two_devices_have_two_attestation_keys(world: World) -> None:
     )
 
 
+@pytest.mark.holds("impostor")
 async def test_a_nonce_lives_ten_minutes(world: World, bench: Bench) -> None:
     begun = await world.begun(bench)
     world.clock.ahead = domain.ENROLMENT_LIFE
@@ -213,6 +221,7 @@ async def test_a_nonce_lives_ten_minutes(world: World, bench: Bench) -> None:
     assert refusal is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("cloned-device")
 async def test_the_same_proof_again_has_the_same_answer(world: World, bench: Bench) -> None:
     begun = await world.begun(bench)
     request = complete_request(bench, begun)
@@ -225,12 +234,14 @@ async def test_the_same_proof_again_has_the_same_answer(world: World, bench: Ben
     assert await world.enroller().reason("CompleteEnrolment", other) is Reason.NONCE_USED
 
 
+@pytest.mark.holds("impostor")
 async def test_whoever_began_ends_it(world: World, bench: Bench) -> None:
     begun = await world.begun(bench)
     colleague = world.person("p-colleague", "enroller")
     assert await colleague.reason("CompleteEnrolment", complete_request(bench, begun)) is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("impostor")
 async def test_of_two_that_race_for_one_udi_one_wins(world: World) -> None:
     benches = [Bench(world.maker, "SN-1") for _ in range(4)]
     begun = [await world.begun(bench) for bench in benches]
@@ -247,6 +258,7 @@ async def test_of_two_that_race_for_one_udi_one_wins(world: World) -> None:
     assert len(await world.spooled()) == 1
 
 
+@pytest.mark.holds("cloned-device")
 async def test_of_two_that_race_with_one_nonce_one_wins(world: World, bench: Bench) -> None:
     begun = await world.begun(bench)
     outcomes = await asyncio.gather(
@@ -257,6 +269,7 @@ async def test_of_two_that_race_with_one_nonce_one_wins(world: World, bench: Ben
     assert {one.reason for one in outcomes if isinstance(one, Refused)} == {Reason.NONCE_USED}
 
 
+@pytest.mark.holds("impostor")
 async def test_the_enroller_does_not_activate(world: World) -> None:
     both = world.person("p-enroller", "enroller", "approver")
     bench = await world.enrolled("SN-1")

@@ -166,6 +166,7 @@ async def test_a_person_without_the_role_is_refused(world: World, method: str) -
     assert await caller.reason(method, getattr(pb, f"{method}Request")()) is Reason.ROLE_NOT_PERMITTED
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_gateway_hears_of_its_own_site_alone(scene: Scene) -> None:
     for caller, sites, devices in (
         (scene.world.gateway(), {"site-1"}, {scene.device.device_id}),

@@ -203,6 +203,7 @@ async def test_a_foreign_device_and_an_unknown_one_look_the_same(bench: Bench, r
         assert refusal.value.reason is R.REPLICA_STALE
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_scope_is_answered_alone(bench: Bench, room: PolicyRoom) -> None:
     stranger = room.pki.person("p-stranger", "technician", sites=("site-2",))
     foreigner = room.pki.person("p-foreigner", "technician", organization="elsewhere", sites=("*",))
@@ -215,6 +216,7 @@ async def test_scope_is_answered_alone(bench: Bench, room: PolicyRoom) -> None:
         assert refusal.refusals[0].sentence == "What you named does not exist, or it is not in your scope."
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_roles(bench: Bench, room: PolicyRoom) -> None:
     auditor = room.pki.person("p-auditor", "auditor")
     intent = room.intent(by=auditor)
@@ -271,6 +273,7 @@ async def test_intent_is_judged_when_recorded_and_the_command_now(bench: Bench, 
     assert await bench.reasons(late) == [R.CERTIFICATE_EXPIRED]
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_a_proof_for_something_else(bench: Bench, room: PolicyRoom) -> None:
     item = replace(room.item(), proofs=room.record(sha256(b"another")))
     assert await bench.reasons(item) == [R.NOT_RECORDED]
@@ -286,6 +289,7 @@ async def test_an_intent_ends(bench: Bench, room: PolicyRoom) -> None:
     )
 
 
+@pytest.mark.holds("stolen-technician")
 @pytest.mark.parametrize(
     ("reason", "recorded_before", "recorded_after"),
     [
@@ -336,6 +340,7 @@ async def test_a_suspension_ends(bench: Bench, room: PolicyRoom) -> None:
     assert await bench.reasons(item) == []
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_revoked_signers(bench: Bench, room: PolicyRoom) -> None:
     def thumbprint(statement: str, *, maker: bool = False) -> str:
         owner = room.maker.credential(statement) if maker else room.pki.signer_credential(statement)
@@ -484,6 +489,7 @@ async def test_a_result_lapses_at_its_moment(bench: Bench, room: PolicyRoom) -> 
     assert await bench.reasons(item) == [R.ATTESTATION_STALE, R.PATIENT_CONNECTED]
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_a_result_that_is_forged_or_about_another_device_is_none(
     bench: Bench, room: PolicyRoom
 ) -> None:
@@ -497,6 +503,7 @@ async def test_a_result_that_is_forged_or_about_another_device_is_none(
 # --- 6: parameters and what is installed
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize(
     ("parameters", "reasons"),
     [
@@ -514,6 +521,7 @@ async def test_parameters_are_held_in_code(
     assert await bench.reasons(room.item(parameters=parameters)) == reasons
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_what_an_update_leads_to(bench: Bench, room: PolicyRoom) -> None:
     async def reasons(firmware: bytes) -> list[Reason]:
         parameters = {"firmware": firmware}
@@ -532,6 +540,7 @@ async def test_what_an_update_leads_to(bench: Bench, room: PolicyRoom) -> None:
     assert await reasons(NEWER) == [R.FIRMWARE_REVOKED]
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_a_sick_device_is_still_updated_and_never_backwards(bench: Bench, room: PolicyRoom) -> None:
     update = room.item("update-firmware", approvers=(room.approver,))
     room.put_result(status=b.TrustTier.CONTRAINDICATED, therapy=room.therapy("delivering", "connected"))
@@ -540,6 +549,7 @@ async def test_a_sick_device_is_still_updated_and_never_backwards(bench: Bench, 
     assert await bench.reasons(back) == [R.FIRMWARE_ROLLBACK]
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_what_a_baseline_must_be(bench: Bench, room: PolicyRoom) -> None:
     now, item = room.clock.now(), room.item("install-configuration")
     assert await bench.reasons(item) == []
@@ -565,6 +575,7 @@ async def test_what_a_baseline_must_be(bench: Bench, room: PolicyRoom) -> None:
 # --- 7: what Rego says
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_approvals(bench: Bench, room: PolicyRoom) -> None:
     outsider = room.pki.person("p-outside", "approver", sites=("site-2",))
     both = (room.approver, room.second_approver)

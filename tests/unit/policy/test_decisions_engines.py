@@ -86,6 +86,7 @@ async def asked(tmp_path: Path) -> AsyncIterator[Asked]:
     await channels.close()
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize(
     ("rego", "reason"),
     [

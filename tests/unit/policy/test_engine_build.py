@@ -64,6 +64,7 @@ def test_the_bundle_names_no_folder_of_the_machine() -> None:
     }
 
 
+@pytest.mark.holds("policy-editor")
 def test_the_revision_is_the_digest_of_the_sources() -> None:
     files = sources(POLICIES)
     assert read_bundle(DEFAULT_BUNDLE.read_bytes()).revision == revision_of(files)
@@ -95,6 +96,7 @@ def test_the_command_writes_and_compares(tmp_path: Path, capsys: pytest.CaptureF
     assert "policy.wasm differs" in told
 
 
+@pytest.mark.holds("policy-editor")
 def test_a_policy_that_allows_an_empty_question_is_not_built(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +119,7 @@ def test_without_opa_the_words_say_how_to_get_it(tmp_path: Path, capsys: pytest.
     assert "go install" in capsys.readouterr().err
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize(
     ("modules", "sentence"),
     [
@@ -222,6 +225,7 @@ def link() -> tarfile.TarInfo:
     return entry
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize(
     "packed",
     [

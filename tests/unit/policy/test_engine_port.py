@@ -110,6 +110,7 @@ def test_each_reason_for_policies_passes(reason: Reason) -> None:
     assert read_verdict({**NO, "reasons": [{**HOLD, "reason": reason.value}]}).reasons[0].reason is reason
 
 
+@pytest.mark.holds("policy-editor")
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -66,6 +66,7 @@ def test_generated_questions_are_of_the_schema(document: Document) -> None:
     jsonschema.Draft7Validator(schema).validate(document)
 
 
+@pytest.mark.holds("policy-editor")
 @settings(deadline=None)
 @given(document=documents())
 def test_taking_a_fact_away_never_allows(policy: WasmEngine, document: Document) -> None:
@@ -164,6 +165,7 @@ def test_a_handmade_module_is_run() -> None:
     assert WasmEngine(handmade(), deadline_ms=PATIENT_MS).decide_now({}).allow
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
@@ -182,6 +184,7 @@ def test_a_module_that_is_not_ours_to_run_is_not_loaded(parts: dict[str, Any], s
     assert threading.active_count() <= before + 1  # its clock has been told to stop
 
 
+@pytest.mark.holds("policy-editor")
 @pytest.mark.parametrize(
     "module",
     [
@@ -219,6 +222,7 @@ def test_a_call_that_goes_wrong_is_unavailable(body: str) -> None:
         assert refusal.value.reason is Reason.POLICY_UNAVAILABLE
 
 
+@pytest.mark.holds("policy-editor")
 def test_a_call_without_end_is_interrupted() -> None:
     engine = WasmEngine(handmade(body="(loop $again (br $again)) i32.const 0"))
     with pytest.raises(Refused, match="longer than its deadline") as refusal:
@@ -226,6 +230,7 @@ def test_a_call_without_end_is_interrupted() -> None:
     assert refusal.value.reason is Reason.POLICY_UNAVAILABLE
 
 
+@pytest.mark.holds("policy-editor")
 def test_an_answer_without_end_is_undefined() -> None:
     body = "(memory.fill (i32.const 256) (i32.const 65) (i32.const 100000)) i32.const 256"
     with pytest.raises(Refused, match="larger than") as refusal:

@@ -63,6 +63,7 @@ def following(tmp_path: Path) -> Following:
     return Following(tmp_path)
 
 
+@pytest.mark.holds("captured-bus")
 async def test_freshness_runs_from_the_sending_of_what_was_answered(following: Following) -> None:
     assert following.follower.age() == float("inf")
     assert not await following.follower.ask()
@@ -73,6 +74,7 @@ async def test_freshness_runs_from_the_sending_of_what_was_answered(following: F
     assert following.follower.age() == 2.0
 
 
+@pytest.mark.holds("captured-bus")
 async def test_pages_count_only_when_a_head_confirms_the_last(following: Following) -> None:
     following.room.revoke(Scope.DEVICE, DEVICE)
     for number in range(4):
@@ -87,6 +89,7 @@ async def test_pages_count_only_when_a_head_confirms_the_last(following: Followi
     assert following.follower.age() == 0.0
 
 
+@pytest.mark.holds("captured-bus")
 @pytest.mark.parametrize(
     ("bent", "reason"),
     [
@@ -133,6 +136,7 @@ async def test_a_later_era_replaces_a_chain_that_was_lost_once_it_is_whole(follo
     assert following.follower.age() == 0.0
 
 
+@pytest.mark.holds("stolen-signers")
 @pytest.mark.parametrize("signer", ["head", "decision"])
 async def test_an_era_that_the_root_did_not_open_clears_nothing(following: Following, signer: str) -> None:
     """A captured head signer restricts; it never un-revokes."""

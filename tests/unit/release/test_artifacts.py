@@ -67,6 +67,7 @@ async def test_an_interrupted_upload_goes_on_where_it_stood(uploads: Uploads, tm
     await refused_with(Reason.FIELD_INVALID, again.upload(DIGEST, size=1, offset=0, chunks=pieces()))
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_wrong_bytes_are_removed(uploads: Uploads, tmp_path: Path) -> None:
     wrong = b"x" + BYTES[1:]
     await refused_with(
@@ -77,6 +78,7 @@ async def test_wrong_bytes_are_removed(uploads: Uploads, tmp_path: Path) -> None
     assert (await uploads.upload(DIGEST, size=len(BYTES), offset=0, chunks=pieces(BYTES))).complete
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_sizes_are_bounded_and_kept_to(uploads: Uploads) -> None:
     await refused_with(
         Reason.REQUEST_TOO_LARGE,

@@ -127,6 +127,7 @@ async def test_it_is_published_soon_after_it_was_signed(world: World) -> None:
     await world.service.publish_baseline(world.nurse.identity, data, content)
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_the_bytes_are_those_that_were_signed(world: World) -> None:
     await world.with_model()
     content = cbor.encode(SETTINGS)
@@ -201,6 +202,7 @@ async def test_hard_limits_and_models_hold_for_a_baseline_too(world: World) -> N
     await refused_with(Reason.FIELD_INVALID, world.approve(models=("aria-3000", "aria-3000")))
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_its_validity_lies_ahead(world: World) -> None:
     await world.with_model()
     now = world.clock.now()

@@ -48,6 +48,7 @@ async def test_the_same_statement_again_answers_the_same(world: World) -> None:
     assert len(world.spool.items) == 2
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_neither_name_nor_firmware_is_published_twice(world: World) -> None:
     await world.with_model()
     world.upload()
@@ -59,6 +60,7 @@ async def test_neither_name_nor_firmware_is_published_twice(world: World) -> Non
     await refused_with(Reason.RESOURCE_EXISTS, world.publish(firmware=other))
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_what_must_be_there_first(world: World) -> None:
     await refused_with(Reason.RESOURCE_NOT_FOUND, world.publish())
     await world.with_model()
@@ -161,6 +163,7 @@ def test_nested_components_count() -> None:
     assert sboms.read_sbom(encoded(nested(10)))[0].component_count == 11
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_the_attestation_must_be_this_ones(world: World) -> None:
     await world.with_model()
     world.upload()

@@ -42,6 +42,7 @@ async def test_the_same_bytes_again_answer_the_same_and_change_nothing(world: Wo
     assert len(await world.database.read(feed)) == 1
 
 
+@pytest.mark.holds("rollback-and-mix")
 async def test_the_version_only_rises(world: World) -> None:
     await world.service.publish_model(world.publisher, world.profile(3))
     for version in (2, 3):
@@ -54,6 +55,7 @@ async def test_the_version_only_rises(world: World) -> None:
     assert (await world.service.get_model("aria-3000")).version == 4
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_only_the_manufacturers_profile_signer_signs(world: World) -> None:
     for signer in (world.maker.credential("release"), world.nurse):
         with pytest.raises(Refused) as caught:
@@ -74,6 +76,7 @@ async def test_a_person_publishes_for_its_own_organization_alone(world: World) -
     await refused_with(Reason.NOT_IN_SCOPE, world.service.publish_model(stranger, world.profile()))
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_a_revoked_signer_counts_no_more(world: World) -> None:
     world.revoked[world.maker.credential("profile").identity.thumbprint] = Reason.SIGNER_REVOKED
     await refused_with(Reason.SIGNER_REVOKED, world.service.publish_model(world.publisher, world.profile()))
@@ -127,6 +130,7 @@ async def test_every_fault_is_named_at_once(world: World) -> None:
     assert {one.values["field"] for one in error.refusals} == {"reset", "set-occlusion-pressure"}
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_another_manufacturer_cannot_take_a_models_name(world: World) -> None:
     body: Profile = pump()
     from vigil.release.domain import ModelRecord

@@ -96,6 +96,7 @@ def test_well_formed_revocations_and_signatures_from_the_future() -> None:
     assert reason_of(check_revocation, body(PUMP), issued_at_ms=NOW + 31_000, now=NOW) is Reason.FIELD_INVALID
 
 
+@pytest.mark.holds("rogue-revoker")
 def test_reinstatements_free_what_was_revoked_within_a_day() -> None:
     free = Reinstatement(revocation=bytes(32), scope=Scope.DEVICE, ids=(PUMP,), reason="found")
     other = "dev-bbbbbbbbbbbbbbbb"
@@ -125,6 +126,7 @@ OWNERS = {
 }
 
 
+@pytest.mark.holds("rogue-revoker")
 @pytest.mark.parametrize(
     ("scope", "name", "bound", "everywhere"),
     [
@@ -151,6 +153,7 @@ def test_scope(person: Identity, scope: Scope, name: str, bound: bool, everywher
     assert allowed(operator)
 
 
+@pytest.mark.holds("rogue-revoker")
 def test_a_signer_needs_an_administrator_and_one_foreign_id_spoils_all(person: Identity) -> None:
     recall = replace(person, operator=True, sites=(EVERY,))
     find: Any = lambda *key: OWNERS.get(key)  # noqa: E731
@@ -166,6 +169,7 @@ PEOPLE = (
 )
 
 
+@pytest.mark.holds("rogue-revoker")
 @pytest.mark.parametrize(
     ("ids", "revoked", "held"),
     [
@@ -185,6 +189,7 @@ def test_two_reinstaters_remain(ids: list[str], revoked: list[str], held: bool) 
     assert reason is (None if held else Reason.STATE_CONFLICT)
 
 
+@pytest.mark.holds("rogue-revoker")
 def test_the_second_person() -> None:
     assert not needs_second_person(Recent(ALONE_STATEMENTS - 1, ALONE_IDS - 1), body(PUMP))
     assert needs_second_person(Recent(ALONE_STATEMENTS, 0), body(PUMP))
@@ -255,6 +260,7 @@ def test_a_day_without_readers_withholds_nothing() -> None:
     assert clock.time(now=NOW + 86_400_000, monotonic=86_400.0) == NOW + 86_400_000
 
 
+@pytest.mark.holds("captured-bus")
 def test_heads_that_are_all_late_by_a_minute_let_the_lease_run_out() -> None:
     lease = Lease(keep=64)
     challenges = [os.urandom(16) for _ in range(60)]

@@ -72,6 +72,7 @@ def refusal_of(signer: HeadSigner) -> Reason | None:
     return None
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_only_the_holder_of_the_lease_signs(
     pki: TestPki, database: Database, clock: ManualClock
 ) -> None:
@@ -137,6 +138,7 @@ async def test_the_spare_signs_when_the_first_certificate_has_ended(
     assert refusal_of(only) is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("stolen-signers")
 def test_a_key_for_something_else_signs_no_heads(pki: TestPki) -> None:
     for credential in (pki.signer_credential("result"), pki.person("p-recall", "recall")):
         with pytest.raises(Refused) as caught:

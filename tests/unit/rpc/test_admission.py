@@ -50,6 +50,7 @@ async def test_each_kind_is_known_by_its_certificate(world: World, kind: Kind, n
     assert answer.text == f"spiffe://vigil.test/{kind}/{name}"
 
 
+@pytest.mark.holds("strangers")
 async def test_without_a_certificate_nothing_is_answered(world: World) -> None:
     credentials = grpc.ssl_channel_credentials(world.pki.bundle.root_pem)
     options = [("grpc.ssl_target_name_override", "policy.vigil.test")]
@@ -61,6 +62,7 @@ async def test_without_a_certificate_nothing_is_answered(world: World) -> None:
     assert world.servicer.seen == []
 
 
+@pytest.mark.holds("strangers")
 async def test_an_expired_certificate_fails_in_the_handshake(world: World) -> None:
     now = world.clock.now()
     expired = world.pki.issue(Kind.GATEWAY, "gateway-1", not_after=now - 1000, not_before=now - 5000)
@@ -68,6 +70,7 @@ async def test_an_expired_certificate_fails_in_the_handshake(world: World) -> No
     assert refusal.reason is Reason.SERVICE_UNAVAILABLE
 
 
+@pytest.mark.holds("strangers")
 async def test_a_certificate_of_another_domain_fails_in_the_handshake(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -83,6 +86,7 @@ async def test_a_certificate_of_another_domain_fails_in_the_handshake(
     assert refusal.reason is Reason.SERVICE_UNAVAILABLE
 
 
+@pytest.mark.holds("strangers")
 async def test_a_chain_through_another_kinds_intermediate_is_refused(world: World) -> None:
     crossed = world.pki.issue(Kind.PERSON, "p-anna", issuer=world.pki.issuers[Kind.SERVICE])
     refusal = await refusal_of(world.caller(crossed).stub.Ping(Probe(), timeout=10))
@@ -90,6 +94,7 @@ async def test_a_chain_through_another_kinds_intermediate_is_refused(world: Worl
     assert world.servicer.seen == []
 
 
+@pytest.mark.holds("strangers")
 async def test_a_signers_certificate_is_no_caller(world: World) -> None:
     credential = world.pki.signer_credential("decision")
     refusal = await refusal_of(world.caller(credential).stub.Ping(Probe(), timeout=10))
@@ -106,6 +111,7 @@ async def test_tls_1_2_is_refused_by_name(world: World) -> None:
     assert world.servicer.seen == []
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_expiry_is_judged_at_each_call_of_an_open_connection(world: World) -> None:
     caller = world.gateway()
     await translated(caller.stub.Own(OWN, timeout=10))
@@ -115,6 +121,7 @@ async def test_expiry_is_judged_at_each_call_of_an_open_connection(world: World)
     assert refusal.status == "UNAUTHENTICATED"
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_past_its_operational_end_a_caller_needs_a_grace_method(serve: Serve) -> None:
     world = await serve(grace_methods=(f"/{SERVICE}/Own",))
     caller = world.gateway(operational_until=world.clock.now() + 60_000, not_after=world.clock.now() + 10**9)
@@ -124,6 +131,7 @@ async def test_past_its_operational_end_a_caller_needs_a_grace_method(serve: Ser
     assert refusal.reason is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_a_revoked_caller_is_refused_at_the_next_call(world: World) -> None:
     caller = world.gateway()
     await translated(caller.stub.Own(OWN, timeout=10))
@@ -160,6 +168,7 @@ async def test_a_role_that_is_not_named_is_refused(world: World) -> None:
         assert refusal.reason is Reason.ROLE_NOT_PERMITTED
 
 
+@pytest.mark.holds("speaks-as-another")
 @pytest.mark.parametrize("named", ["gateway-2", ""])
 async def test_a_field_that_is_not_the_caller_is_refused(world: World, named: str) -> None:
     refusal = await refusal_of(world.gateway().stub.Own(Probe(gateway_id=named), timeout=10))
@@ -167,6 +176,7 @@ async def test_a_field_that_is_not_the_caller_is_refused(world: World, named: st
     assert len(refusal.refusals) == 1
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_site_must_lie_in_the_callers_scope(world: World) -> None:
     caller = world.person(sites=("site-1", "site-2"))
     await translated(caller.stub.Site(Probe(site_id="site-2"), timeout=10))
@@ -192,6 +202,7 @@ async def test_an_organization_must_be_the_callers_or_the_callers_the_operators(
         assert (await refusal_of(caller.stub.Owner(request, timeout=10))).reason is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_each_of_several_values_must_be_in_scope(world: World) -> None:
     stub = world.gateway(sites=("site-1", "site-2")).stub
     await translated(stub.Batch(Probe(items=[{"site_id": "site-1"}, {"site_id": "site-2"}]), timeout=10))
@@ -220,6 +231,7 @@ async def test_a_stream_that_forgets_it_sends_nothing(world: World) -> None:
     assert (await refusal_of(silent.read())).reason is Reason.INTERNAL
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_the_first_message_of_a_stream_must_name_the_caller(world: World) -> None:
     call = world.gateway().stub.Echo(timeout=10)
     await call.write(Probe(text="nameless"))
@@ -227,6 +239,7 @@ async def test_the_first_message_of_a_stream_must_name_the_caller(world: World) 
     assert "nameless" not in world.servicer.seen
 
 
+@pytest.mark.holds("speaks-as-another")
 async def test_a_later_message_of_a_stream_is_held_against_the_caller_too(world: World) -> None:
     call = world.gateway().stub.Echo(timeout=10)
     answers = await exchange(call, OWN, Probe(text="later"), Probe(gateway_id="gateway-1", text="again"))
@@ -280,6 +293,7 @@ async def test_a_server_takes_no_larger_bound(serve: Serve) -> None:
         await serve(max_message_bytes=(4 << 20) + 1)
 
 
+@pytest.mark.holds("floods-by-credential")
 async def test_calls_of_one_caller_are_bounded(serve: Serve) -> None:
     world = await serve(settings=StreamSettings(max_calls_per_caller=2))
     caller, other = world.gateway(), world.gateway("gateway-2")

@@ -18,6 +18,7 @@ from vigil.rpc.status import translated
 SLOW_SWEEP = StreamSettings(sweep_seconds=3600)
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_a_feed_cuts_the_streams_of_one_credential_at_once(serve: Serve) -> None:
     world = await serve(settings=SLOW_SWEEP)
     caller, other = world.gateway(), world.gateway("gateway-2")
@@ -52,6 +53,7 @@ async def test_a_stream_without_traffic_is_cut_by_the_sweep(world: World) -> Non
     assert (await refusal_of(call.read())).reason is Reason.CREDENTIAL_REVOKED
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_a_stream_is_cut_at_the_end_of_its_certificate(world: World) -> None:
     call = world.gateway().stub.Follow(OWN, timeout=30)
     assert (await call.read()).text == "first"
@@ -59,6 +61,7 @@ async def test_a_stream_is_cut_at_the_end_of_its_certificate(world: World) -> No
     assert (await refusal_of(call.read())).reason is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("stolen-technician")
 async def test_a_message_meets_the_revocation_before_any_sweep(serve: Serve) -> None:
     world = await serve(settings=SLOW_SWEEP)
     caller = world.gateway()

@@ -156,6 +156,7 @@ def test_each_signer_is_named(log: Log) -> None:
     assert check_recorded(log.records[4], log.verifier).first == 3
 
 
+@pytest.mark.holds("insider-evidence")
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -190,6 +191,7 @@ def test_every_change_is_found(
     assert log.failures(log.document([log.records[1]], subject="")) == []
 
 
+@pytest.mark.holds("insider-evidence")
 def test_a_record_moved_to_another_index_is_found(log: Log) -> None:
     moved = replace(log.records[1], index=2)
     assert {of for of, _ in log.failures(log.document([moved], subject=""))} == {
@@ -198,6 +200,7 @@ def test_a_record_moved_to_another_index_is_found(log: Log) -> None:
     }
 
 
+@pytest.mark.holds("insider-evidence")
 def test_an_erased_statement_says_so_and_the_rest_holds(log: Log) -> None:
     erased = replace(log.records[1], statement=b"", bodies=())
     document = log.document([erased], subject="")
@@ -209,6 +212,7 @@ def test_an_erased_statement_says_so_and_the_rest_holds(log: Log) -> None:
     ]
 
 
+@pytest.mark.holds("insider-evidence")
 def test_another_trust_domain_believes_nothing(log: Log) -> None:
     other = ChainVerifier(log.pki.other_domain().bundle)
     record = log.records[0]
@@ -218,6 +222,7 @@ def test_another_trust_domain_believes_nothing(log: Log) -> None:
     assert not verify_document(document, verifier=other, verifier_key=log.verifier_key).holds
 
 
+@pytest.mark.holds("insider-evidence")
 def test_the_logs_key_and_name_come_from_elsewhere(log: Log) -> None:
     stranger = replace(log, key=Ed25519PrivateKey.generate())
     report = verify_document(log.document(), verifier=log.verifier, verifier_key=stranger.verifier_key)
@@ -234,6 +239,7 @@ def test_an_empty_document_proves_nothing_about_a_subject(log: Log) -> None:
     assert log.failures(document) == [(Property.COMPLETENESS, None)]
 
 
+@pytest.mark.holds("insider-evidence")
 def test_consistency_between_checkpoints(log: Log) -> None:
     path = merkle.consistency_path(log.hashes, 4)
     check_consistency(log.tree(4), log.tree(6), path)
@@ -255,6 +261,7 @@ def test_a_subjects_records_are_complete(log: Log) -> None:
     assert check_subject(records[2:4], DEVICE, first=3) == 4
 
 
+@pytest.mark.holds("insider-evidence")
 @pytest.mark.parametrize(
     "choose",
     [
