@@ -45,11 +45,15 @@ async def _breakable() -> AsyncIterator[list["Stack"]]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def breakable(_breakable: list["Stack"], request: pytest.FixtureRequest) -> AsyncIterator["Stack"]:
-    """Another installation, for faults: fresh at first, and again after a test that failed on it."""
-    from tests.support.stack import Stack
+    """Another installation, for faults: fresh at first, and again after a test that failed on it.
+
+    Its data lie on a small disk, and a shim below its processes waits for rules, where the machine allows it
+    (`tests.faults.harness`).
+    """
+    from tests.faults.harness.under import start_breakable
 
     if not _breakable:
-        _breakable.append(await Stack.start())
+        _breakable.append(await start_breakable())
     running = _breakable[0]
     failed = request.session.testsfailed
     yield running

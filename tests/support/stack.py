@@ -19,7 +19,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -79,6 +79,21 @@ async def eventually(
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:.0f} s; the last answer was {last!r}")
         await asyncio.sleep(pause)
+
+
+@contextlib.contextmanager
+def besides(environment: Mapping[str, str]) -> Iterator[None]:
+    """What is started inside gets these variables too."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def alive(pid: int) -> bool:
@@ -147,22 +162,32 @@ class Stack:
 
     home: Path
     world: World
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called when every process has ended and before the folder is forgotten."""
+    below: Any = None
+    """What lies below its processes, for faults (`tests.faults.harness.under`)."""
     _issued: int = 0
     _channels: dict[Path, Channels] = field(default_factory=dict)
 
     # --- life
 
     @classmethod
-    async def start(cls) -> "Stack":
-        """From nothing to four attested pumps."""
-        home = Path(tempfile.mkdtemp(prefix="stack-"))
+    async def start(
+        cls, home: Path | None = None, *, environment: Mapping[str, str] | None = None
+    ) -> "Stack":
+        """From nothing to four attested pumps, in a folder of its own or one given (it is removed at the end).
+
+        Every process, the pumps' too, gets the environment besides our own.
+        """
+        home = home or Path(tempfile.mkdtemp(prefix="stack-"))
         data = home / "data"
-        data.mkdir(mode=0o700)
+        data.mkdir(mode=0o700, exist_ok=True)
         world = World(running(data), home, list(SITES))
         stack = cls(home, world)
         try:
-            await world.installation.start()
-            await small_world.build(world, pumps=PUMPS)
+            with besides(environment or {}):
+                await world.installation.start()
+                await small_world.build(world, pumps=PUMPS)
             await stack.calm()
         except BaseException:
             await stack.stop()
@@ -178,6 +203,8 @@ class Stack:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         await self.installation.stop()
+        for end in self.at_end:
+            end()
         shutil.rmtree(self.home, ignore_errors=True)
 
     async def calm(self) -> None:
