@@ -1,7 +1,5 @@
 """The attestation service: ``python -m vigil.attestation --config FILE``."""
 
-import os
-
 from vigil.api.attestation.v1 import attestation_pb2_grpc
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.attestation import store
@@ -20,7 +18,7 @@ from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
 from vigil.rpc.tls import TlsWatcher
-from vigil.storage import open_database
+from vigil.storage import Disk, open_database
 
 
 def open_scribe(config: AttestationConfig, process: Process, verifier: ChainVerifier) -> Scribe:
@@ -33,20 +31,20 @@ def open_scribe(config: AttestationConfig, process: Process, verifier: ChainVeri
         signer=pair.signer,
         issuer=f"{signer.kind}/{signer.id}",
         clock=process.clock,
-        entropy=os.urandom,
+        entropy=process.entropy,
         numbered=True,
     )
 
 
-async def serve(config: AttestationConfig, process: Process) -> None:
+async def serve(config: AttestationConfig, process: Process, *, disk: Disk = open_database) -> None:
     """Wire and serve until told to stop."""
-    clock, entropy = process.clock, os.urandom
+    clock, entropy = process.clock, process.entropy
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock))
-    database = open_database(
-        config.database, metadata=store.METADATA, migrations="vigil.attestation.migrations"
-    )
+    database = disk(config.database, metadata=store.METADATA, migrations="vigil.attestation.migrations")
     outbox = Outbox(database)
-    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=clock)
+    channels = Channels(
+        tls=config.tls, trust_domain=config.trust_domain, clock=clock, network=process.network
+    )
     devices, references = Devices(), ReferenceValues()
     for name, view in (("identity", devices), ("release", references)):
         channel = channels.service(config.peer(name), name)
@@ -88,6 +86,8 @@ async def serve(config: AttestationConfig, process: Process) -> None:
         revocation_check=revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
+        entropy=entropy,
+        network=process.network,
     )
     process.ready(await server.start())
     await process.until_stopped()

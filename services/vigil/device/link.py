@@ -18,6 +18,7 @@ from vigil.device.agent import DeviceAgent
 from vigil.device.convert import from_proto, to_proto
 from vigil.device.messages import Outgoing
 from vigil.rpc.channel import Channels
+from vigil.rpc.network import GRPC, Network
 from vigil.rpc.tls import TlsFiles, TlsFilesError
 
 FIRST_PAUSE_S: Final = 0.5
@@ -50,6 +51,7 @@ class Link:
         clock: Clock,
         entropy: Entropy,
         wake: Callable[[], None],
+        network: Network = GRPC,
     ) -> None:
         self._agent = agent
         self._tls = tls
@@ -57,6 +59,7 @@ class Link:
         self._clock = clock
         self._entropy = entropy
         self._wake = wake
+        self._network = network
         self._queue: asyncio.Queue[Outgoing | None] | None = None
 
     def send(self, messages: Sequence[Outgoing]) -> None:
@@ -89,7 +92,9 @@ class Link:
     async def _connect(self, gateway: Gateway) -> None:
         """One stream, from hello to its end."""
         queue: asyncio.Queue[Outgoing | None] = asyncio.Queue()
-        channels = Channels(tls=self._tls, trust_domain=self._trust_domain, clock=self._clock)
+        channels = Channels(
+            tls=self._tls, trust_domain=self._trust_domain, clock=self._clock, network=self._network
+        )
         try:
             channel = channels.gateway(gateway.address, gateway.gateway_id)
             stub = gateway_pb2_grpc.DeviceLinkServiceStub(channel)

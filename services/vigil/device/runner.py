@@ -16,8 +16,10 @@ from vigil.device.hardware import Hardware, power_on
 from vigil.device.link import Gateway, Link
 from vigil.device.pump import SimulatedPump
 from vigil.device.slots import tamper_firmware
+from vigil.device.store import DeviceStore
 from vigil.device.trust import SharedTrust
 from vigil.errors import Reason, Refused, refused
+from vigil.rpc.network import GRPC, Network
 from vigil.rpc.tls import TlsFiles
 
 LINK_FILE: Final = "link.json"
@@ -39,6 +41,8 @@ class PumpRunner:
         shared: SharedTrust,
         clock: Clock,
         entropy: Entropy,
+        network: Network = GRPC,
+        open_store: Callable[[Path], DeviceStore] = DeviceStore,
     ) -> None:
         self.folder = folder
         self.name = folder.name
@@ -46,6 +50,8 @@ class PumpRunner:
         self._shared = shared
         self._clock = clock
         self._entropy = entropy
+        self._network = network
+        self._open_store = open_store
         self._hardware: Hardware | None = None
         self._agent: DeviceAgent | None = None
         self._wake = asyncio.Event()
@@ -71,7 +77,9 @@ class PumpRunner:
 
     async def _one_start(self) -> None:
         self._cycle.clear()
-        self._hardware = power_on(self.folder, clock=self._clock, entropy=self._entropy)
+        self._hardware = power_on(
+            self.folder, clock=self._clock, entropy=self._entropy, open_store=self._open_store
+        )
         try:
             if self._hardware.enrolled:
                 self._agent = DeviceAgent(
@@ -100,6 +108,7 @@ class PumpRunner:
             clock=self._clock,
             entropy=self._entropy,
             wake=self._wake.set,
+            network=self._network,
         )
         task: asyncio.Task[None] | None = None
         try:

@@ -1,7 +1,6 @@
 """The evidence service: ``python -m vigil.evidence --config FILE``."""
 
 import asyncio
-import os
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -24,7 +23,7 @@ from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
 from vigil.rpc.tls import TlsWatcher
-from vigil.storage import Database, open_database
+from vigil.storage import Database, Disk, open_database
 
 
 def open_sequencer(
@@ -47,7 +46,7 @@ def open_sequencer(
             signer=pair.signer,
             issuer=f"{signer.kind}/{signer.id}",
             clock=process.clock,
-            entropy=os.urandom,
+            entropy=process.entropy,
             numbered=True,
         ),
         recorded_chain=pair.chain_der,
@@ -68,11 +67,11 @@ def _confirmed_time(
     )
 
 
-async def serve(config: EvidenceConfig, process: Process) -> None:
+async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_database) -> None:
     """Wire and serve until told to stop."""
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
     metrics = LogMetrics(process.metrics)
-    database = open_database(config.database, metadata=store.METADATA, migrations="vigil.evidence.migrations")
+    database = disk(config.database, metadata=store.METADATA, migrations="vigil.evidence.migrations")
     sequencer = open_sequencer(config, process, database=database, verifier=verifier, metrics=metrics)
     key = LogKey.at(
         config.log_key,
@@ -84,7 +83,9 @@ async def serve(config: EvidenceConfig, process: Process) -> None:
         database=database, sequencer=sequencer, key=key, clock=process.clock, metrics=metrics
     )
     reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
-    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=process.clock)
+    channels = Channels(
+        tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
+    )
     tasks = [
         process.supervise("sequencer", sequencer.run()),
         process.supervise("checkpoints", checkpointer.run()),
@@ -92,7 +93,9 @@ async def serve(config: EvidenceConfig, process: Process) -> None:
     revoked = None
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")
-        revoked = RevokedCallers(channel_factory=lambda: channel, clock=process.clock, entropy=os.urandom)
+        revoked = RevokedCallers(
+            channel_factory=lambda: channel, clock=process.clock, entropy=process.entropy
+        )
         tasks.append(process.supervise("revocations", revoked.run()))
     server = GrpcServer(
         role="evidence",
@@ -103,6 +106,8 @@ async def serve(config: EvidenceConfig, process: Process) -> None:
         revocation_check=None if revoked is None else revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
+        entropy=process.entropy,
+        network=process.network,
     )
     process.ready(await server.start())
     await process.until_stopped()

@@ -1,7 +1,6 @@
 """The gateway: ``python -m vigil.gateway --config FILE``. Everything is put together here and nowhere else."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,6 @@ from prometheus_client import Gauge
 from vigil.api.gateway.v1 import gateway_pb2_grpc
 from vigil.api.identity.v1 import identity_pb2
 from vigil.core.classes import SAFETY_PERIOD_S
-from vigil.core.clock import Entropy
 from vigil.core.revocations import ReadEntry
 from vigil.core.statements.bodies import Scope
 from vigil.errors import Refused
@@ -56,7 +54,7 @@ from vigil.rpc.access import not_in_scope
 from vigil.rpc.channel import Channel, Channels
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
-from vigil.storage import open_database
+from vigil.storage import Disk, open_database
 
 HOUSEKEEPING_S = 3_600.0
 INTENTS_KEPT_MS = 30 * 86_400_000
@@ -68,8 +66,8 @@ SAVE_AGAIN_S = 5.0
 class Gateway:
     """The objects of one gateway, wired; ``serve`` runs them."""
 
-    def __init__(self, config: GatewayConfig, process: Process, *, entropy: Entropy = os.urandom) -> None:
-        clock = process.clock
+    def __init__(self, config: GatewayConfig, process: Process, *, disk: Disk = open_database) -> None:
+        clock, entropy = process.clock, process.entropy
         self._config = config
         self._process = process
         self._entropy = entropy
@@ -78,12 +76,14 @@ class Gateway:
         self.key = OwnKey(
             gateway_id=config.gateway_id, tls=config.tls, trust=self.trust, clock=clock, entropy=entropy
         )
-        self.database = open_database(
+        self.database = disk(
             config.data_dir / "gateway.db", metadata=store.METADATA, migrations=store.MIGRATIONS
         )
         self.clients = Clients.of(
             config,
-            channels=Channels(tls=config.tls, trust_domain=config.trust_domain, clock=clock),
+            channels=Channels(
+                tls=config.tls, trust_domain=config.trust_domain, clock=clock, network=process.network
+            ),
             entropy=entropy,
         )
         self.directory = Directory(
@@ -243,6 +243,8 @@ class Gateway:
             revocation_check=lambda caller: self.revocations.state.identity_refusal(caller, at=clock.now()),
             grace_methods=GRACE_METHODS,
             metrics=self._process.metrics,
+            entropy=self._entropy,
+            network=self._process.network,
         )
         self.renewal = Renewal(
             gateway_id=config.gateway_id,
@@ -367,9 +369,9 @@ class Gateway:
         ]
 
 
-async def serve(config: GatewayConfig, process: Process) -> None:
+async def serve(config: GatewayConfig, process: Process, *, disk: Disk = open_database) -> None:
     """Run until told to stop."""
-    gateway = Gateway(config, process)
+    gateway = Gateway(config, process, disk=disk)
     try:
         process.ready(await gateway.start())
         await process.until_stopped()

@@ -1,7 +1,6 @@
 """The identity service's process: everything is put together here and nowhere else."""
 
 import asyncio
-import os
 import zoneinfo
 
 import structlog
@@ -22,7 +21,7 @@ from vigil.identity.trust import Trust
 from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
-from vigil.storage import open_database
+from vigil.storage import Disk, open_database
 
 GRACE_METHODS = frozenset(
     {
@@ -60,11 +59,13 @@ def servicers(service: IdentityService, feed: FeedServicer) -> list[Servicer]:
     ]
 
 
-async def serve(config: IdentityConfig, process: Process) -> None:
+async def serve(config: IdentityConfig, process: Process, *, disk: Disk = open_database) -> None:
     """Run the service until the process is told to stop."""
-    clock, entropy = process.clock, os.urandom
-    database = open_database(config.data_dir / f"{process.role}.db", metadata=METADATA, migrations=MIGRATIONS)
-    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=clock)
+    clock, entropy = process.clock, process.entropy
+    database = disk(config.data_dir / f"{process.role}.db", metadata=METADATA, migrations=MIGRATIONS)
+    channels = Channels(
+        tls=config.tls, trust_domain=config.trust_domain, clock=clock, network=process.network
+    )
     outbox = Outbox(database)
     appender = EvidenceAppender(
         channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
@@ -96,6 +97,8 @@ async def serve(config: IdentityConfig, process: Process) -> None:
         revocation_check=None if revoked is None else revoked.refusal,
         grace_methods=GRACE_METHODS,
         metrics=process.metrics,
+        entropy=entropy,
+        network=process.network,
     )
     process.supervise("spool", spool.run())
     process.supervise("sweep", _sweep(service, config.sweep_seconds))

@@ -1,8 +1,7 @@
 """The policy service: ``python -m vigil.policy --config FILE``."""
 
 import asyncio
-import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from vigil.api.policy.v1 import policy_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
@@ -58,7 +57,7 @@ def open_scribe(config: PolicyConfig, process: Process, verifier: ChainVerifier)
         signer=pair.signer,
         issuer=f"{signer.kind}/{signer.id}",
         clock=process.clock,
-        entropy=os.urandom,
+        entropy=process.entropy,
         numbered=True,
     )
 
@@ -78,7 +77,7 @@ class Memory:
             stub=revocation_pb2_grpc.HeadServiceStub(channel),
             verifier=verifier,
             clock=process.clock,
-            entropy=os.urandom,
+            entropy=process.entropy,
         )
         self._replicas = [
             self._replica(name, view, config, process, channels)
@@ -106,7 +105,7 @@ class Memory:
             channel_factory=lambda: channel,
             name=name,
             clock=process.clock,
-            entropy=os.urandom,
+            entropy=process.entropy,
             on_change=view.changed,
             on_reset=view.reset,
             kinds=KINDS[name],
@@ -143,16 +142,23 @@ class Memory:
         return self.revocations.state.identity_refusal(caller, at=self._clock.now())
 
 
-async def serve(config: PolicyConfig, process: Process) -> None:
+async def serve(
+    config: PolicyConfig,
+    process: Process,
+    *,
+    opened: Callable[[PolicyConfig], Awaitable[PolicyEngine]] = open_engine,
+) -> None:
     """Wire and serve until told to stop."""
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
     scribe = open_scribe(config, process, verifier())
-    engine = await open_engine(config)
-    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=process.clock)
+    engine = await opened(config)
+    channels = Channels(
+        tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
+    )
     memory = Memory(config=config, process=process, channels=channels, verifier=verifier)
     appender = EvidenceAppender(
         channel=channels.service(config.peer("evidence"), "evidence"),
-        entropy=os.urandom,
+        entropy=process.entropy,
         streams=config.streams,
     )
     appender.start()
@@ -173,6 +179,8 @@ async def serve(config: PolicyConfig, process: Process) -> None:
         revocation_check=memory.caller_refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
+        entropy=process.entropy,
+        network=process.network,
     )
     process.ready(await server.start())
     await process.until_stopped()

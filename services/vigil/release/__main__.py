@@ -1,6 +1,5 @@
 """The release service: ``python -m vigil.release --config FILE``."""
 
-import os
 from collections.abc import Callable
 
 from vigil.api.feed.v1 import feed_pb2_grpc
@@ -21,7 +20,7 @@ from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
 from vigil.rpc.tls import TlsWatcher
-from vigil.storage import open_database
+from vigil.storage import Disk, open_database
 
 
 def servicers(ports: Ports) -> list[Servicer]:
@@ -48,11 +47,13 @@ def servicers(ports: Ports) -> list[Servicer]:
     ]
 
 
-async def serve(config: ReleaseConfig, process: Process) -> None:
+async def serve(config: ReleaseConfig, process: Process, *, disk: Disk = open_database) -> None:
     """Wire and serve until told to stop."""
-    clock, entropy = process.clock, os.urandom
-    database = open_database(config.database, metadata=METADATA, migrations=MIGRATIONS)
-    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=clock)
+    clock, entropy = process.clock, process.entropy
+    database = disk(config.database, metadata=METADATA, migrations=MIGRATIONS)
+    channels = Channels(
+        tls=config.tls, trust_domain=config.trust_domain, clock=clock, network=process.network
+    )
     appender = EvidenceAppender(
         channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
     )
@@ -81,6 +82,8 @@ async def serve(config: ReleaseConfig, process: Process) -> None:
         revocation_check=check,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
+        entropy=entropy,
+        network=process.network,
     )
     process.supervise("spool", spool.run())
     process.ready(await server.start())

@@ -1,8 +1,9 @@
 """The revocation service: ``python -m vigil.revocation --config FILE``."""
 
-import os
+from collections.abc import Callable
 
 import grpc
+import redis.asyncio
 
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
@@ -28,7 +29,7 @@ from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
 from vigil.rpc.tls import TlsWatcher
-from vigil.storage import Database, open_database
+from vigil.storage import Database, Disk, open_database
 
 
 def _pairs(config: RevocationConfig) -> list[Pair]:
@@ -38,17 +39,23 @@ def _pairs(config: RevocationConfig) -> list[Pair]:
     return pairs
 
 
-async def serve(config: RevocationConfig, process: Process) -> None:
+async def serve(
+    config: RevocationConfig,
+    process: Process,
+    *,
+    disk: Disk = open_database,
+    bus: Callable[[str], redis.asyncio.Redis] = connect,
+) -> None:
     """Wire and serve until told to stop."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = open_database(
-        config.database, metadata=store.METADATA, migrations="vigil.revocation.migrations"
+    database = disk(config.database, metadata=store.METADATA, migrations="vigil.revocation.migrations")
+    channels = Channels(
+        tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
     )
-    channels = Channels(tls=config.tls, trust_domain=config.trust_domain, clock=process.clock)
     evidence = channels.service(config.peer("evidence"), "evidence")
     try:
         # One stream: the log then keeps the order of the chain.
-        async with EvidenceAppender(channel=evidence, entropy=os.urandom, streams=1) as appender:
+        async with EvidenceAppender(channel=evidence, entropy=process.entropy, streams=1) as appender:
             await _serve(
                 config,
                 process,
@@ -56,6 +63,7 @@ async def serve(config: RevocationConfig, process: Process) -> None:
                 channels=channels,
                 evidence=evidence,
                 appender=appender,
+                bus=bus,
             )
     finally:
         await process.end()
@@ -71,16 +79,19 @@ async def _serve(
     channels: Channels,
     evidence: grpc.aio.Channel,
     appender: EvidenceAppender,
+    bus: Callable[[str], redis.asyncio.Redis],
 ) -> None:
     clock = process.clock
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock))
-    keys = [head_key(pair, verifier=verifier(), clock=clock, entropy=os.urandom) for pair in _pairs(config)]
+    keys = [
+        head_key(pair, verifier=verifier(), clock=clock, entropy=process.entropy) for pair in _pairs(config)
+    ]
     lease = HeadLease(database=database, clock=clock, holder=config.instance)
     await lease.acquire()
     chain = Chain(database=database, clock=clock)
     chain.load()
     outbox = Outbox(database)
-    spool = EvidenceSpool(database=database, appender=appender, entropy=os.urandom)
+    spool = EvidenceSpool(database=database, appender=appender, entropy=process.entropy)
     writer = ChainWriter(chain=chain, outbox=outbox, spool=spool, clock=clock)
     head_clock = SigningClock(
         durable=_durable_time(config, process, database, verifier(), era=chain.state.era),
@@ -94,12 +105,14 @@ async def _serve(
     process.log.info("chain", era=chain.state.era, epoch=chain.state.epoch, chain=chain.state.chain.hex())
     process.supervise("spool", spool.run())
     if config.redis_url:
-        publisher = Publisher(client=connect(config.redis_url), signer=signer, metrics=process.metrics)
+        publisher = Publisher(client=bus(config.redis_url), signer=signer, metrics=process.metrics)
         chain.listen(publisher.taken)
         process.supervise("bus", publisher.run())
     identity = channels.service(config.peer("identity"), "identity")
     release = channels.service(config.peer("release"), "release")
-    directory = Directory(identity=lambda: identity, release=lambda: release, clock=clock, entropy=os.urandom)
+    directory = Directory(
+        identity=lambda: identity, release=lambda: release, clock=clock, entropy=process.entropy
+    )
     process.supervise("identity", directory.identity.run())
     process.supervise("release", directory.release.run())
     acknowledgements = Acknowledgements(
@@ -136,6 +149,8 @@ async def _serve(
         revocation_check=chain.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
+        entropy=process.entropy,
+        network=process.network,
     )
     process.ready(await server.start())
     await process.until_stopped()

@@ -14,7 +14,7 @@ import grpc
 from vigil.core.certificates import Kind
 from vigil.core.clock import Clock
 from vigil.rpc import deadline
-from vigil.rpc.options import client_options
+from vigil.rpc.network import GRPC, Network
 from vigil.rpc.tls import TlsFiles, TlsMaterial, TlsWatcher
 
 
@@ -39,8 +39,9 @@ class Target:
 class Channels:
     """All channels of one process; raises TlsFilesError when made."""
 
-    def __init__(self, *, tls: TlsFiles, trust_domain: str, clock: Clock) -> None:
+    def __init__(self, *, tls: TlsFiles, trust_domain: str, clock: Clock, network: Network = GRPC) -> None:
         self._watcher = TlsWatcher(files=tls, clock=clock)
+        self._network = network
         self._trust_domain = trust_domain
         self._channels: dict[Target, Channel] = {}
 
@@ -52,7 +53,7 @@ class Channels:
         channel = self._channels.get(wanted)
         if channel is None:
             kind = _kind_of(wanted.server_name, self._trust_domain)
-            channel = Channel(target=wanted, kind=kind, watcher=self._watcher)
+            channel = Channel(target=wanted, kind=kind, watcher=self._watcher, network=self._network)
             self._channels[wanted] = channel
         return channel
 
@@ -78,14 +79,10 @@ class Channels:
 class _Generation:
     """One certificate's channel and how many calls it still carries."""
 
-    def __init__(self, *, material: TlsMaterial, target: Target, kind: Kind) -> None:
+    def __init__(self, *, material: TlsMaterial, target: Target, kind: Kind, network: Network) -> None:
         self.material = material
-        # The intermediates of the server's kind are the anchors: a chain through another kind's ends nowhere.
-        credentials = grpc.ssl_channel_credentials(
-            material.anchors_pem(kind), material.key_pem, material.certificate_pem
-        )
-        self.channel = grpc.aio.secure_channel(
-            target.address, credentials, options=client_options(target.server_name)
+        self.channel = network.channel(
+            address=target.address, server_name=target.server_name, kind=kind, material=material
         )
         self.calls = 0
         self.retired = False
@@ -117,8 +114,9 @@ class _Generation:
 class Channel(grpc.aio.Channel):
     """A channel that outlives its certificate. For one event loop."""
 
-    def __init__(self, *, target: Target, kind: Kind, watcher: TlsWatcher) -> None:
+    def __init__(self, *, target: Target, kind: Kind, watcher: TlsWatcher, network: Network = GRPC) -> None:
         self.target = target
+        self._network = network
         self._kind = kind
         self._watcher = watcher
         self._generation: _Generation | None = None
@@ -139,7 +137,9 @@ class Channel(grpc.aio.Channel):
         if generation is None or generation.material is not material:
             if generation is not None:
                 self._retire(generation)
-            generation = _Generation(material=material, target=self.target, kind=self._kind)
+            generation = _Generation(
+                material=material, target=self.target, kind=self._kind, network=self._network
+            )
             self._generation = generation
         return generation
 

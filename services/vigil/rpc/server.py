@@ -10,14 +10,13 @@ from typing import Any, cast
 import grpc
 from prometheus_client import CollectorRegistry
 
-from vigil.core.certificates import TLS_KINDS
 from vigil.core.clock import Clock, Entropy
-from vigil.errors import VigilError
 from vigil.rpc.access import MethodAccess, access_of
 from vigil.rpc.admission import Admission, Authorizer, RevocationCheck
 from vigil.rpc.builtin import Collector, Handler, Handlers, Health, health_handlers, reflection_handlers
 from vigil.rpc.interceptors import Guard
 from vigil.rpc.metrics import RpcMetrics
+from vigil.rpc.network import GRPC, ListenError, Network
 from vigil.rpc.options import DEFAULT_MESSAGE_BYTES, StreamSettings, server_options
 from vigil.rpc.registry import StreamRegistry
 from vigil.rpc.tls import TlsFiles, TlsWatcher
@@ -26,10 +25,6 @@ Servicer = tuple[Callable[[Any, Any], None], object, str]
 """The generated ``add_…_to_server``, the servicer, and the full name of its service."""
 
 _LOG = logging.getLogger(__name__)
-
-
-class ListenError(VigilError):
-    """The address cannot be bound."""
 
 
 class _UnknownMethods(grpc.GenericRpcHandler):
@@ -65,8 +60,10 @@ class GrpcServer:
         max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
         metrics: CollectorRegistry | None = None,
         entropy: Entropy = os.urandom,
+        network: Network = GRPC,
     ) -> None:
         self.role = role
+        self._network = network
         self._listen = listen
         self._settings = settings or StreamSettings()
         self._watcher = TlsWatcher(files=tls, clock=clock)
@@ -91,20 +88,20 @@ class GrpcServer:
         self._handlers = _wrapped(guard, servicers, self.health)
         self._unknown = _UnknownMethods(guard)
         self._options = server_options(self._settings, max_message_bytes=max_message_bytes)
-        self._server: grpc.aio.Server | None = None
+        self._server: Any = None
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Bind and serve; answers the port. Raises ListenError."""
-        server = grpc.aio.server(options=self._options)
+        server = self._network.server(options=self._options)
         for service, handlers in self._handlers.items():
             server.add_registered_method_handlers(service, handlers)
         server.add_generic_rpc_handlers((self._unknown,))
         try:
-            port = server.add_secure_port(self._listen, self._credentials())
-        except RuntimeError as error:
+            port = self._network.bind(server, self._listen, self._watcher.current)
+        except ListenError:
             await server.stop(None)
-            raise ListenError(f"{self._listen} cannot be bound: is another process using it?") from error
+            raise
         self._server = server
         await self.health.serving(self._services)
         await server.start()
@@ -133,30 +130,6 @@ class GrpcServer:
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             self.streams.sweep()
-
-    def _credentials(self) -> grpc.ServerCredentials:
-        used = self._watcher.current()
-
-        def newer() -> Any:
-            # Called by gRPC before each handshake; None means no change.
-            nonlocal used
-            material = self._watcher.current()
-            if material is used:
-                return None
-            used = material
-            return _configuration(self._watcher)
-
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(self._watcher), newer, require_client_authentication=True
-        )
-
-
-def _configuration(watcher: TlsWatcher) -> grpc.ServerCertificateConfiguration:
-    material = watcher.current()
-    return grpc.ssl_server_certificate_configuration(
-        [(material.key_pem, material.certificate_pem)],
-        root_certificates=b"".join(material.anchors_pem(kind) for kind in TLS_KINDS),
-    )
 
 
 def _wrapped(guard: Guard, servicers: Sequence[Servicer], health: Health) -> dict[str, Handlers]:

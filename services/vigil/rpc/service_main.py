@@ -30,9 +30,10 @@ import structlog
 import uvloop
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from vigil.core.clock import Clock, SystemClock
+from vigil.core.clock import Clock, Entropy, SystemClock
 from vigil.errors import VigilError
 from vigil.rpc import logs
+from vigil.rpc.network import GRPC, Network
 from vigil.rpc.tls import TlsFiles
 
 EXIT_CONFIG = 78
@@ -109,11 +110,21 @@ def load_config(path: Path, cls: type[ConfigT]) -> ConfigT:
 
 
 class Process:
-    """The process around a service: its clock, its metrics, its end."""
+    """The process around a service: its clock, entropy and network, its metrics, its end."""
 
-    def __init__(self, *, role: str, ready_fd: int | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        role: str,
+        ready_fd: int | None,
+        clock: Clock | None = None,
+        entropy: Entropy = os.urandom,
+        network: Network = GRPC,
+    ) -> None:
         self.role = role
         self.clock: Clock = clock or SystemClock()
+        self.entropy = entropy
+        self.network = network
         self.metrics = prometheus_client.CollectorRegistry()
         self.log = structlog.get_logger(f"vigil.{role}")
         self.failed = False

@@ -1,11 +1,12 @@
 """Databases: one durable writer with group commit, readers beside it, migrations on opening."""
 
-from vigil.storage.database import Database, Reader, View, open_database
+from vigil.storage.database import Database, Disk, Reader, View, open_database
 from vigil.storage.schema import assert_migrations_match
 from vigil.storage.writer import Writer, after_commit, at_commit
 
 __all__ = [
     "Database",
+    "Disk",
     "Reader",
     "View",
     "Writer",

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.exc import DBAPIError
@@ -131,6 +131,14 @@ class Database:
         self.writer.close()
         self.reader.close()
         self._engines.dispose()
+
+
+class Disk(Protocol):
+    """Where a service's database comes from: ``open_database``, or a simulator's."""
+
+    def __call__(self, path_or_url: Path | str, *, metadata: MetaData, migrations: Path | str) -> Database:
+        """See ``open_database``."""
+        ...
 
 
 def open_database(
