@@ -154,12 +154,17 @@ def _map(data: bytes, at: int, size: int, depth: int) -> tuple[dict[int | str, A
         raise _malformed("a map is longer than the input")
     members: dict[int | str, Any] = {}
     previous = b""
+    key: int | str
     for _ in range(size):
         start = at
-        key = data[at]
-        if key < 24:
+        key = first = data[at]
+        # The commonest forms are read in place: a call for each item costs more than the item.
+        if first < 24:
             at += 1
-        elif key < 0x40 or 0x60 <= key < 0x80:
+        elif 0x60 <= first < 0x78:
+            at += first - 0x5F
+            key = str(data[start + 1 : at], "utf-8")
+        elif first < 0x40 or 0x60 <= first < 0x80:
             key, at = _item(data, at, 0)
         else:
             raise _malformed("a map's key is neither an integer nor text")
@@ -167,7 +172,16 @@ def _map(data: bytes, at: int, size: int, depth: int) -> tuple[dict[int | str, A
         if encoded <= previous:
             raise _malformed("a map's keys are out of order or repeated")
         previous = encoded
-        members[key], at = _item(data, at, depth)
+        first = data[at]
+        if first < 24:
+            members[key] = first
+            at += 1
+        elif 0x60 <= first < 0x78:
+            end = at + first - 0x5F
+            members[key] = str(data[at + 1 : end], "utf-8")
+            at = end
+        else:
+            members[key], at = _item(data, at, depth)
     return members, at
 
 

@@ -32,6 +32,8 @@ _ARRAY_OF_4 = b"\x84"
 _SIGNATURE1 = b"\x84\x6aSignature1"
 _NO_EXTERNAL_AAD = b"\x40"
 _NO_UNPROTECTED = b"\xa0"
+_OVERHEAD: Final = 128
+"""More than the heads of a statement's parts and its signature take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Sign1:
         return thumbprint
 
     @property
+    def encoded(self) -> bytes:
+        """The statement as it travels, with its chain."""
+        return _assemble(self.protected, self.chain, self.payload, self.signature)
+
+    @property
     def without_chain(self) -> bytes:
         """The same statement encoded with its unprotected header emptied: the form that is stored."""
         return _assemble(self.protected, (), self.payload, self.signature)
@@ -94,16 +101,42 @@ def sign(
     with_chain: bool = True,
 ) -> bytes:
     """Sign ``payload`` and answer the encoded COSE_Sign1, by default with the signer's chain beside it."""
-    protected = cbor.encode(
-        {
-            ALG: signer.algorithm,
-            CONTENT_TYPE: content_type,
-            CWT_CLAIMS: dict(claims),
-            X5T: [SHA_256, signer.certificate_thumbprint],
-        }
+    return seal(
+        signer, content_type=content_type, claims=claims, payload=payload, with_chain=with_chain
+    ).encoded
+
+
+def seal(
+    signer: keys.Signer,
+    *,
+    content_type: str,
+    claims: Mapping[int | str, Any],
+    payload: bytes,
+    with_chain: bool = True,
+) -> Sign1:
+    """Sign ``payload``; answers what `parse` makes of the encoding, without reading it again.
+
+    Raises Refused STATEMENT_MALFORMED for what `parse` would refuse: a chain or a whole that is too large.
+    """
+    headers = {
+        ALG: signer.algorithm,
+        CONTENT_TYPE: content_type,
+        CWT_CLAIMS: dict(claims),
+        X5T: [SHA_256, signer.certificate_thumbprint],
+    }
+    protected = cbor.encode(headers)
+    signed = sig_structure(protected, payload)
+    sign1 = Sign1(
+        protected=protected,
+        headers=headers,
+        payload=payload,
+        signature=signer.sign(signed),
+        chain=_checked_chain(signer.chain) if with_chain else (),
+        digest=sha256(signed),
     )
-    signature = signer.sign(sig_structure(protected, payload))
-    return _assemble(protected, signer.chain if with_chain else (), payload, signature)
+    if sum(map(len, (protected, payload, *sign1.chain))) > cbor.MAX_BYTES - _OVERHEAD:
+        raise _malformed("it is too large")
+    return sign1
 
 
 def parse(data: bytes, *, max_bytes: int = cbor.MAX_BYTES) -> Sign1:
@@ -141,7 +174,7 @@ def without_chain(data: bytes, *, max_bytes: int = cbor.MAX_BYTES) -> bytes:
 def with_chain(data: bytes, chain: Sequence[bytes], *, max_bytes: int = cbor.MAX_BYTES) -> bytes:
     """Put ``chain`` (DER, leaf first) beside a statement. Raises Refused STATEMENT_MALFORMED."""
     protected, _, payload, signature = _disassemble(data, max_bytes)
-    return _assemble(protected, _checked_chain(list(chain)) if chain else (), payload, signature)
+    return _assemble(protected, _checked_chain(chain) if chain else (), payload, signature)
 
 
 def _assemble(protected: bytes, chain: Sequence[bytes], payload: bytes, signature: bytes) -> bytes:
@@ -180,7 +213,7 @@ def _disassemble(data: bytes, max_bytes: int) -> tuple[bytes, tuple[bytes, ...],
     return protected, _checked_chain(chain if type(chain) is list else [chain]), payload, signature
 
 
-def _checked_chain(chain: list[Any]) -> tuple[bytes, ...]:
+def _checked_chain(chain: Sequence[Any]) -> tuple[bytes, ...]:
     if len(chain) > MAX_CHAIN:
         raise _malformed(f"x5chain has more than {MAX_CHAIN} certificates")
     for certificate in chain:

@@ -13,7 +13,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from vigil.core.certificates import TLS_KINDS, ChainVerifier, Identity
+from vigil.core.certificates import TLS_KINDS, ChainVerifier, Identity, Standing
 from vigil.core.clock import Clock
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.tls import TlsWatcher
@@ -30,11 +30,13 @@ MAX_CHAINS = 65_536
 _KINDS = frozenset(TLS_KINDS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credential:
-    """What a connection presented, leaf first (DER)."""
+    """What a connection presented, leaf first (DER), and what the newest verifier made of it."""
 
     chain: tuple[bytes, ...]
+    verified_by: ChainVerifier | None = None
+    standing: Standing | None = None
 
 
 class Admission:
@@ -82,9 +84,16 @@ class Admission:
         bundle = self._tls.current().bundle
         if bundle is not self._verifier.bundle:
             self._verifier = ChainVerifier(bundle)
-        caller = self._verifier.verify(
-            credential.chain, at=self._clock.now(), kinds=_KINDS, grace=method in self._grace_methods
-        )
+        standing, now = credential.standing, self._clock.now()
+        if standing is None or credential.verified_by is not self._verifier or not standing.ordinary(now):
+            # Whatever is not plainly inside its ordinary use is verified from the beginning, and refused in words.
+            caller = self._verifier.verify(
+                credential.chain, at=now, kinds=_KINDS, grace=method in self._grace_methods
+            )
+            credential.standing = self._verifier.standing(credential.chain)
+            credential.verified_by = self._verifier
+        else:
+            caller = standing.identity
         if self._revocation_check is not None:
             reason = self._revocation_check(caller)
             if reason is not None:

@@ -1,7 +1,7 @@
 """Certificates: what they say (`grant`), whom to trust (`bundle`), whose they are (`chain`), `files`."""
 
 from vigil.core.certificates.bundle import TrustBundle, milliseconds, trust_domain_of
-from vigil.core.certificates.chain import ChainVerifier, Identity
+from vigil.core.certificates.chain import ChainVerifier, Identity, Standing
 from vigil.core.certificates.files import (
     Pair,
     load_pair,
@@ -45,6 +45,7 @@ __all__ = [
     "Identity",
     "Kind",
     "Pair",
+    "Standing",
     "TrustBundle",
     "decode_grant",
     "dns_name",

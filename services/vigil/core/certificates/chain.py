@@ -128,12 +128,16 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Path:
+class Standing:
     """A validated path: the identity, and the instants (ms) between which all of it is valid."""
 
     identity: Identity
     valid_from: int
     valid_to: int
+
+    def ordinary(self, at: int) -> bool:
+        """Whether the whole path is valid ``at`` an instant, and the holder before its operational end."""
+        return self.valid_from <= at <= self.valid_to and at <= self.identity.operational_until
 
 
 class ChainVerifier:
@@ -143,11 +147,11 @@ class ChainVerifier:
         self._bundle = bundle
         self._max_cached = max_cached
         self._store = verification.Store([bundle.root])
-        self._paths: dict[bytes, _Path] = {}
+        self._paths: dict[bytes, Standing] = {}
         # The root and the signers of the bundle are never evicted: stored statements name them by thumbprint.
         root = _path_of_root(bundle)
         self.root_identity = root.identity
-        self._pinned: dict[bytes, _Path] = {root.identity.thumbprint: root}
+        self._pinned: dict[bytes, Standing] = {root.identity.thumbprint: root}
         for signer in bundle.signers:
             path = self._validate(signer.public_bytes(Encoding.DER))
             if path.identity.kind is not Kind.SIGNER:
@@ -185,6 +189,10 @@ class ChainVerifier:
             raise _expired(identity, "is past its operational end")
         return identity
 
+    def standing(self, chain_der: Sequence[bytes]) -> Standing:
+        """Validate a path, for whoever asks about it many times over. Raises CERTIFICATE_INVALID."""
+        return self._path(chain_der)
+
     def remember(self, chain_der: Sequence[bytes]) -> Identity:
         """Validate a path without judging its validity at any instant, for later look-ups by thumbprint."""
         return self._path(chain_der).identity
@@ -205,7 +213,7 @@ class ChainVerifier:
             raise _expired(path.identity, "is past its operational end")
         return path.identity
 
-    def _path(self, chain_der: Sequence[bytes]) -> _Path:
+    def _path(self, chain_der: Sequence[bytes]) -> Standing:
         if not chain_der:
             raise _invalid("there is none")
         leaf = chain_der[0]
@@ -220,7 +228,7 @@ class ChainVerifier:
             self._paths[thumbprint] = path
         return path
 
-    def _validate(self, leaf_der: bytes) -> _Path:
+    def _validate(self, leaf_der: bytes) -> Standing:
         try:
             leaf = x509.load_der_x509_certificate(leaf_der)
             _check_one_encoding(leaf, leaf_der)
@@ -231,7 +239,7 @@ class ChainVerifier:
         except _UNREADABLE as error:
             raise _invalid("it cannot be read") from error
 
-    def _tls_path(self, leaf: x509.Certificate, grant: Grant) -> _Path:
+    def _tls_path(self, leaf: x509.Certificate, grant: Grant) -> Standing:
         _check_names(leaf, grant, self._bundle.trust_domain)
         _check_usage(leaf, _STATEMENTS_ONLY if grant.statements else _TLS_USAGES[grant.kind])
         for intermediate in self._bundle.intermediates.get(grant.kind, ()):
@@ -251,7 +259,7 @@ class ChainVerifier:
         # An intermediate of another kind, of another trust domain, a forged signature: all end here.
         raise _invalid(f"no intermediate for {grant.kind} of this trust domain issued it")
 
-    def _signer_path(self, leaf: x509.Certificate, grant: Grant) -> _Path:
+    def _signer_path(self, leaf: x509.Certificate, grant: Grant) -> Standing:
         """One step from a root to a signer (RFC 5280 6.1 with n = 1)."""
         if MANUFACTURER_STATEMENTS.issuperset(grant.statements):
             root = self._bundle.manufacturers.get(grant.organization)
@@ -271,11 +279,11 @@ class ChainVerifier:
         _check_usage(leaf, _STATEMENTS_ONLY)
         return self._made((leaf, root), grant)
 
-    def _made(self, path: tuple[x509.Certificate, ...], grant: Grant) -> _Path:
+    def _made(self, path: tuple[x509.Certificate, ...], grant: Grant) -> Standing:
         return _made(path, grant, self._bundle)
 
 
-def _made(path: tuple[x509.Certificate, ...], grant: Grant, bundle: TrustBundle) -> _Path:
+def _made(path: tuple[x509.Certificate, ...], grant: Grant, bundle: TrustBundle) -> Standing:
     leaf = path[0]
     valid_from = milliseconds(max(one.not_valid_before_utc for one in path))
     valid_to = milliseconds(min(one.not_valid_after_utc for one in path))
@@ -298,10 +306,10 @@ def _made(path: tuple[x509.Certificate, ...], grant: Grant, bundle: TrustBundle)
         spiffe_id=spiffe_id(trust_domain_of(path[-1]), grant.kind, grant.subject_id),
         operator=grant.organization in {EVERY, bundle.operator},
     )
-    return _Path(identity, valid_from, valid_to)
+    return Standing(identity, valid_from, valid_to)
 
 
-def _path_of_root(bundle: TrustBundle) -> _Path:
+def _path_of_root(bundle: TrustBundle) -> Standing:
     """Describe the offline root as the signer of its own statements, and of nothing else."""
     root = bundle.root
     key = _public_key(root)
@@ -323,7 +331,7 @@ def _path_of_root(bundle: TrustBundle) -> _Path:
         spiffe_id=f"spiffe://{bundle.trust_domain}",
         operator=False,
     )
-    return _Path(identity, identity.not_before, not_after)
+    return Standing(identity, identity.not_before, not_after)
 
 
 def _check_one_encoding(leaf: x509.Certificate, der: bytes) -> None:

@@ -269,10 +269,11 @@ class Scribe:
         }
         if self._series is not None:
             claims[_SERIES] = [self._series, self._next, self._previous]
-        data = cose.sign(
+        sign1 = cose.seal(
             self._signer, content_type=CONTENT_TYPE_OF[kind], claims=claims, payload=encode_body(body)
         )
-        statement = read(data, type(body))
+        # Held to what its readers hold it to: nothing leaves that they would not read.
+        statement = _read(sign1.encoded, sign1, kind, lambda payload: decode_body(type(body), payload))
         if self._series is not None:
             self._next += 1
             self._previous = statement.digest
