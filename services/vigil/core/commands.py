@@ -55,24 +55,27 @@ def record_leaf(index: int, digest: bytes) -> bytes:
     return merkle.leaf_hash(index.to_bytes(8, "big") + digest)
 
 
+Commit = tuple[Statement[Recorded], Identity]
+"""One group commit of the log as it was verified, and who signed it."""
+
+
 def check_recorded(
-    proof: RecordedProof, digest: bytes, verifier: ChainVerifier
-) -> tuple[Statement[Recorded], Identity]:
+    proof: RecordedProof,
+    digest: bytes,
+    verifier: ChainVerifier,
+    *,
+    verified: dict[bytes, Commit] | None = None,
+) -> Commit:
     """A statement is on record: signer made for `recorded`, signature, path. Raises NOT_RECORDED.
 
-    Whether that signer is revoked is the caller's to ask.
+    Whether that signer is revoked is the caller's to ask. ``verified``: commits of the same bundle by their bytes, so
+    that what several statements share is verified once.
     """
-    try:
-        statement = read(proof.recorded, Recorded)
-        body = statement.body
-        signer = verifier.valid_at(statement.signer, at=body.time) or verifier.verify(
-            statement.chain, at=body.time, kinds=frozenset({Kind.SIGNER})
-        )
-        check(statement, signer)
-    except Refused as error:
-        raise refused(
-            Reason.NOT_RECORDED, f"the proof that this is on record does not hold: {error}"
-        ) from error
+    known = None if verified is None else verified.get(proof.recorded)
+    statement, signer = known or _commit(proof.recorded, verifier)
+    if verified is not None:
+        verified[proof.recorded] = (statement, signer)
+    body = statement.body
     included = 0 <= proof.index - body.first < body.count and merkle.verify_inclusion(
         leaf=record_leaf(proof.index, digest),
         index=proof.index - body.first,
@@ -82,6 +85,21 @@ def check_recorded(
     )
     if not included:
         raise refused(Reason.NOT_RECORDED, "the proof that this is on record is for something else")
+    return statement, signer
+
+
+def _commit(data: bytes, verifier: ChainVerifier) -> Commit:
+    try:
+        statement = read(data, Recorded)
+        at = statement.body.time
+        signer = verifier.valid_at(statement.signer, at=at) or verifier.verify(
+            statement.chain, at=at, kinds=frozenset({Kind.SIGNER})
+        )
+        check(statement, signer)
+    except Refused as error:
+        raise refused(
+            Reason.NOT_RECORDED, f"the proof that this is on record does not hold: {error}"
+        ) from error
     return statement, signer
 
 

@@ -316,7 +316,7 @@ def _recorded_times(
             raise refused(Reason.NOT_RECORDED, "there is no proof that intent and approvals are on record")
         times, recorders = [], []
         for proof, digest in zip(read_one.bundle.statements_recorded, digests, strict=True):
-            recorded, signer = check_recorded(proof, digest, view.verifier)
+            recorded, signer = check_recorded(proof, digest, view.verifier, verified=read_one.commits)
             checks.check_not_revoked(signer, view)
             times.append(recorded.body.time)
             recorders.append(signer)
@@ -374,7 +374,9 @@ def _check_permit(
     signer = view.verifier.verify(permit.chain, at=view.now, kinds=_SIGNER)
     check(permit, signer)
     checks.check_not_revoked(signer, view)
-    _, recorder = check_recorded(read_one.bundle.permit_recorded, permit.digest, view.verifier)
+    _, recorder = check_recorded(
+        read_one.bundle.permit_recorded, permit.digest, view.verifier, verified=read_one.commits
+    )
     checks.check_not_revoked(recorder, view)
     body = permit.body
     if body.answer is not Answer.ALLOW or body.action_class is not action.action_class:

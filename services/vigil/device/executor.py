@@ -2,7 +2,8 @@
 
 Device check 8: the request's row and its leaf are durable before anything is done. 9: execute or stage. 10: the
 receipt, with the effect's own leaf, durable in one transaction and only then sent. A crash between 8 and 10 gives
-'interrupted' after the restart, never a silent repeat.
+'interrupted' after the restart, never a silent repeat. A reading's only effect is that its receipt leaves, so its 8 to
+10 are one transaction (docs/decisions/0010-a-reading-is-one-commit.md).
 """
 
 import logging
@@ -66,9 +67,11 @@ class Executor:
 
     def run(self, admission: Admission) -> tuple[bytes, ...]:
         """Execute or stage; answers the receipts. Raises STORAGE_UNAVAILABLE, and then nothing was confirmed."""
+        if admission.action.effect is Effect.DIAGNOSE and not admission.staged:
+            return (self._read_out(admission),)
         # Device check 8: journal and 'about to execute' leaf, on disk, before anything else.
         with self._store.transaction():
-            row = self._journal.begin(admission)
+            row = self._journal.begin(admission, State.STAGED if admission.staged else State.EXECUTING)
             self._about_to_execute(row)
             if admission.staged:
                 if admission.target is not None:
@@ -79,6 +82,15 @@ class Executor:
         else:
             self._perform(row, admission, view=None)
         return self._journal.receipts(row.request_id)
+
+    def _read_out(self, admission: Admission) -> bytes:
+        """Device checks 8 to 10 of a reading, in one transaction that is durable before its receipt leaves."""
+        with self._store.transaction():
+            row = self._journal.begin(admission, State.FINAL)
+            self._about_to_execute(row)
+            data = self._effect(row, admission, None)
+            self._state.count_applied()
+            return self._receipt(row, Outcome.APPLIED, data=data, answered=True, number=1)
 
     def refusal(self, read_one: ReadBundle, parties: Parties, error: Refused) -> bytes:
         """A signed word about a refusal; not journaled, since the same request may be admitted another time."""
@@ -284,17 +296,21 @@ class Executor:
         data: Mapping[str, Scalar] | None = None,
         *,
         answered: bool = False,
-    ) -> None:
+        number: int | None = None,
+    ) -> bytes:
         """Device check 10: sign once, keep the bytes; the log holds the receipt's digest.
 
-        ``answered``: it leaves as the answer to the bundle; any other one waits for a link.
+        ``answered``: it leaves as the answer to the bundle; any other one waits for a link. ``number``: where it is
+        known without looking.
         """
-        number = len(self._journal.receipts(row.request_id)) + 1
+        if number is None:
+            number = len(self._journal.receipts(row.request_id)) + 1
         receipt = self._sign(self._body(row, number, outcome, reason, data or {}))
         self._journal.add_receipt(row.request_id, number, receipt.data, sent=answered)
         self.news = self.news or not answered
         self._leaf(LeafKind.RECEIPT, receipt.digest, row, str(outcome))
         _LOG.info("receipt %s %s %s", self._device_id, row.action, outcome)
+        return receipt.data
 
     def _body(
         self, row: Row, number: int, outcome: Outcome, reason: Reason | None, data: Mapping[str, Scalar]

@@ -1,9 +1,9 @@
 """The values that the device's checks work on: a bundle, who stands behind it, what the device knows, an admission."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vigil.core.certificates import ChainVerifier, Identity
-from vigil.core.commands import RecordedProof
+from vigil.core.commands import Commit, RecordedProof
 from vigil.core.revocations import RevocationState
 from vigil.core.statements.bodies import (
     ActionSpec,
@@ -38,7 +38,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBundle:
-    """The same, read (check 1); no signature has been looked at."""
+    """The same, read (check 1); no signature has been looked at. ``commits``: of the log, as they are verified."""
 
     bundle: Bundle
     intent: Statement[Intent]
@@ -48,6 +48,7 @@ class ReadBundle:
     release: Statement[Release] | None
     baseline: Statement[Baseline] | None
     downgrade: Statement[Downgrade] | None
+    commits: dict[bytes, Commit] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,7 @@ class Journal:
             out.append(StagedRow(row, _decode(bundle), judged_at, until))
         return out
 
-    def begin(self, admission: Admission) -> Row:
+    def begin(self, admission: Admission, state: State) -> Row:
         """Note a request before anything is done; staged ones with all that is needed to judge them again."""
         read_one, intent, parties = admission.read, admission.intent, admission.parties
         row = Row(
@@ -88,7 +88,7 @@ class Journal:
             intent=read_one.intent.digest,
             command=read_one.command.digest,
             permit=admission.permit_digest,
-            state=State.STAGED if admission.staged else State.EXECUTING,
+            state=state,
             action=intent.action,
             performed_by=parties.executor.id,
             work_order=intent.work_order,

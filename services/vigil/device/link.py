@@ -40,7 +40,7 @@ class Gateway:
 
 
 class Link:
-    """Carries one agent's messages. ``wake`` is called after each message that came in."""
+    """Carries one agent's messages. ``heard`` is called after each message that came in."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Link:
         trust_domain: str,
         clock: Clock,
         entropy: Entropy,
-        wake: Callable[[], None],
+        heard: Callable[[], None],
         network: Network = GRPC,
     ) -> None:
         self._agent = agent
@@ -58,7 +58,7 @@ class Link:
         self._trust_domain = trust_domain
         self._clock = clock
         self._entropy = entropy
-        self._wake = wake
+        self._heard = heard
         self._network = network
         self._queue: asyncio.Queue[Outgoing | None] | None = None
 
@@ -106,7 +106,7 @@ class Link:
                     message = from_proto(response)
                     if message is not None:
                         self.send(self._agent.handle(message))
-                        self._wake()
+                        self._heard()
                     if self._agent.reconnect_wanted:
                         return
             finally:

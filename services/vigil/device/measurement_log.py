@@ -74,6 +74,7 @@ class MeasurementLog:
         self._secure_element = secure_element
         self._counted = False
         self._frontier = self._stored()
+        store.before_commit.append(self._keep)
         store.on_rollback.append(self._undo)
         store.on_commit.append(self._done)
 
@@ -115,7 +116,6 @@ class MeasurementLog:
         data = leaf.encode()
         self._store.execute("INSERT INTO leaves VALUES (?, ?)", (self._frontier.size, data))
         self._frontier = self._frontier.append(merkle.leaf_hash(data))
-        self._store.put(_FRONTIER, self._frontier.to_list())
         if leaf.kind in BINDING:
             self._store.put(_BOUND, self._frontier.size)
         if leaf.kind in MEASURED:
@@ -131,6 +131,11 @@ class MeasurementLog:
 
     def _stored(self) -> Frontier:
         return Frontier.from_list(self._store.get(_FRONTIER, [0]))
+
+    def _keep(self) -> None:
+        """The frontier goes to disk once, with the leaves of its transaction."""
+        if self._counted:
+            self._store.put(_FRONTIER, self._frontier.to_list())
 
     def _undo(self) -> None:
         self._counted = False

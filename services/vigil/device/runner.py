@@ -58,6 +58,7 @@ class PumpRunner:
         self._cycle = asyncio.Event()
         self._started = asyncio.Event()
         self._plugged = True
+        self._sleeps_until = 0.0
 
     # --- life
 
@@ -107,7 +108,7 @@ class PumpRunner:
             trust_domain=agent.trust.verifier.bundle.trust_domain,
             clock=self._clock,
             entropy=self._entropy,
-            wake=self._wake.set,
+            heard=lambda: self._heard(agent),
             network=self._network,
         )
         task: asyncio.Task[None] | None = None
@@ -124,7 +125,8 @@ class PumpRunner:
                 self._tick(agent, link)
                 if agent.restart_wanted:
                     return
-                delay = max(0.0, agent.next_due() - self._clock.monotonic())
+                self._sleeps_until = agent.next_due()
+                delay = max(0.0, self._sleeps_until - self._clock.monotonic())
                 # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
@@ -132,6 +134,11 @@ class PumpRunner:
         finally:
             if task is not None:
                 await _cancelled(task)
+
+    def _heard(self, agent: DeviceAgent) -> None:
+        """A message was handled: look at what is due only when it made something due sooner."""
+        if agent.restart_wanted or agent.next_due() < self._sleeps_until:
+            self._wake.set()
 
     def _tick(self, agent: DeviceAgent, link: Link) -> None:
         try:

@@ -48,6 +48,7 @@ class DeviceStore:
         self._facts: dict[str, Any] = {}
         self._open = False
         self.on_rollback: list[Callable[[], None]] = [self._facts.clear]
+        self.before_commit: list[Callable[[], None]] = []
         self.on_commit: list[Callable[[], None]] = []
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -76,6 +77,8 @@ class DeviceStore:
         self._open = True
         try:
             yield
+            for hook in self.before_commit:
+                hook()
             self._commit()
         except BaseException:
             self._open = False

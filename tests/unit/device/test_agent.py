@@ -146,6 +146,32 @@ def test_a_power_cut_at_each_step(  # noqa: PLR0917 - parametrized
     assert pump.hardware.configuration.settings["occlusion_pressure"] == value
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_reading_is_durable_in_one_step_before_its_receipt_leaves(
+    site: PumpSite, pump: TestPump, after: bool
+) -> None:
+    intent = site.intent(pump, "diagnose", {})
+    bundle = site.bundle(pump, "diagnose", nonce=pump.nonce(site.technician), intent=intent)
+    before, applied = len(leaves(pump)), pump.agent.status().applied_actions
+    pump.store.cut(1, after=after)
+    with pytest.raises(PowerCut):
+        pump.send(bundle)
+    pump.restart()
+    assert [leaf["kind"] for leaf in leaves(pump)[before:]] == (["command", "receipt"] if after else []) + [
+        "boot"
+    ]
+    (kept, *_) = pump.agent.handle(messages.ReceiptQuery(1, intent.body.request_id))
+    assert isinstance(kept, messages.Receipts)
+    again = pump.command("diagnose", intent=intent)
+    assert receipt(again).outcome is b.Outcome.APPLIED
+    if after:
+        # The commit was reached: the very receipt, and no second reading.
+        assert again.receipts == kept.receipts
+    else:
+        assert kept.error is not None
+    assert pump.agent.status().applied_actions == applied + 1
+
+
 def test_a_full_disk_refuses_and_leaves_nothing_half_done(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     pages = pump.store.execute("PRAGMA page_count")[0][0]
