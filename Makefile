@@ -9,7 +9,7 @@ GRPCURL_VERSION := v1.9.4
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format protos policies vectors faults bench lock clean
+.PHONY: help install install-dev run test lint format protos policies vectors faults bench flames lock clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ faults: install-dev ## Do to it whatever can happen, by people too; writes docs/
 
 bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks
+
+flames: install-dev ## Draw where the time of a command goes; writes docs/flames/
+	@$(BIN)/python -m tests.benchmarks --flames
 
 lock: install-dev ## Pin every dependency with its hashes
 	@bash deploy/tools/lock.sh

@@ -1,8 +1,8 @@
-"""``python -m tests.benchmarks [NAME …] [--quick]``: every figure beside its floor of the same run.
+"""``python -m tests.benchmarks [NAME …] [--quick | --flames]``: every figure beside its floor of the same run.
 
 Each benchmark runs in a fresh interpreter, so that none inherits another's threads or memory. What was measured goes
 to docs/benchmarks.json and, for reading, to docs/benchmarks.md; benchmarks that were not named keep their figures of
-before. No figure fails a run, however slow; a benchmark that breaks does.
+before. No figure fails a run, however slow; a benchmark that breaks does. ``--flames`` draws docs/flames/ instead.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.benchmarks import report
+from tests.benchmarks import flames, report
 from tests.benchmarks.result import Result
 
 NAMES: Final = (
@@ -48,10 +48,16 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="a minute in all, with fewer of everything")
+    parser.add_argument(
+        "--flames", action="store_true", help="draw where the time of a command goes, and measure nothing"
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if arguments.flames:
+        _draw()
+        return
     if REPORT_FD in os.environ:
         _measure(arguments.names[0], quick=arguments.quick, descriptor=int(os.environ[REPORT_FD]))
         return
@@ -60,11 +66,25 @@ def main() -> None:
     measured, failed = _run(chosen, quick=arguments.quick)
     document = report.merged(DOCS / "benchmarks.json", measured, order=NAMES)
     (DOCS / "benchmarks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (DOCS / "benchmarks.md").write_text(report.markdown(document), encoding="utf-8")
+    _write_page(document)
     Console(width=None if sys.stdout.isatty() else 160).print(report.table(document, chosen))
     for name, words in failed.items():
         sys.stderr.write(f"{name} broke:\n{words}\n")
     sys.exit(1 if failed else 0)
+
+
+def _write_page(document: Mapping[str, Any]) -> None:
+    pictures = sorted(path.stem for path in (DOCS / "flames").glob("*.svg"))
+    (DOCS / "benchmarks.md").write_text(report.markdown(document, pictures=pictures), encoding="utf-8")
+
+
+def _draw() -> None:
+    with Progress(
+        TextColumn("flames"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
+    ) as shown:
+        task = shown.add_task("flames", total=1.0)
+        uvloop.run(flames.record(DOCS / "flames", lambda part: shown.update(task, completed=part)))
+    _write_page(report.merged(DOCS / "benchmarks.json", {}, order=NAMES))
 
 
 def _run(names: Sequence[str], *, quick: bool) -> tuple[dict[str, Any], Mapping[str, str]]:

@@ -50,9 +50,12 @@ def merged(path: Path, measured: Mapping[str, Any], *, order: Sequence[str]) -> 
     return {name: found[name] for name in order if name in found}
 
 
-def markdown(document: Mapping[str, Any]) -> str:
-    """The page."""
+def markdown(document: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str:
+    """The page. ``pictures``: processes whose flame graph lies in docs/flames/."""
     lines = [INTRODUCTION]
+    if pictures:
+        links = ", ".join(f"[{name}](flames/{name}.svg)" for name in pictures)
+        lines += [f"Flame graphs of a command's processes under load, drawn by `make flames`: {links}.", ""]
     for one in document.values():
         lines += [f"## {one['title']}", "", _when(one), ""]
         lines += ["| work | figure | floor | ratio | target | met |", "|---|---|---|---|---|---|"]
