@@ -26,7 +26,12 @@ class Done:
     outcome: Outcome
     receipts: tuple[Statement[Receipt], ...]
     intent: Statement[Intent]
-    permit: Statement[Decision] | None
+    decision: bytes
+
+    @property
+    def permit(self) -> Statement[Decision] | None:
+        """The decision that led to it; None where policy was not asked."""
+        return read(self.decision, Decision) if self.decision else None
 
     @property
     def receipt(self) -> Statement[Receipt]:
@@ -178,5 +183,5 @@ class Hand:
             outcome=last.body.outcome,
             receipts=tuple(receipts),
             intent=intent,
-            permit=read(response.decision, Decision) if response.decision else None,
+            decision=response.decision,
         )

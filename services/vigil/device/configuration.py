@@ -20,6 +20,7 @@ MAX_LIBRARY_BYTES: Final = 512 << 10
 _SETTINGS, _LIBRARY, _FACTORY = "settings", "library", "settings.factory"
 _LIBRARY_DIGEST = "library.digest"
 _NO_LIBRARY = sha256(b"")
+_NO_SETTINGS: Mapping[str, Scalar] = {}
 
 
 class Configuration:
@@ -27,6 +28,7 @@ class Configuration:
 
     def __init__(self, *, store: DeviceStore) -> None:
         self._store = store
+        self._digested: tuple[object, bytes] = (None, b"")
 
     @property
     def settings(self) -> dict[str, Scalar]:
@@ -36,7 +38,11 @@ class Configuration:
     @property
     def digest(self) -> bytes:
         """SHA-256 of the settings' deterministic CBOR."""
-        return sha256(cbor.encode(self.settings))
+        settings = self._store.get(_SETTINGS, _NO_SETTINGS)
+        # The store hands out the same object until another one was put in its place, or taken back.
+        if settings is not self._digested[0]:
+            self._digested = (settings, sha256(cbor.encode(settings)))
+        return self._digested[1]
 
     @property
     def library_digest(self) -> bytes:

@@ -309,7 +309,7 @@ class Executor:
         self._journal.add_receipt(row.request_id, number, receipt.data, sent=answered)
         self.news = self.news or not answered
         self._leaf(LeafKind.RECEIPT, receipt.digest, row, str(outcome))
-        _LOG.info("receipt %s %s %s", self._device_id, row.action, outcome)
+        _LOG.debug("receipt %s %s %s", self._device_id, row.action, outcome)
         return receipt.data
 
     def _body(

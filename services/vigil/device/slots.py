@@ -51,6 +51,9 @@ class Slots:
         self._self_test = self_test
         self._seen: tuple[int, int, int] | None = None
         self._measured = b""
+        self._images = {slot: str(image_path(directory, slot)) for slot in SLOTS}
+        self._builds: dict[bytes, Build] = {}
+        store.on_rollback.append(self._builds.clear)
 
     @property
     def active(self) -> str:
@@ -66,10 +69,13 @@ class Slots:
     def build(self) -> Build:
         """The build that the slot that runs was given; what it really holds is `measure`'s to say."""
         expected = self._store.get(_EXPECTED, {}).get(self.active, b"")
-        rows = self._store.execute(
-            "SELECT digest, version, security_version, sbom FROM builds WHERE digest = ?", (expected,)
-        )
-        return Build(*rows[0])
+        build = self._builds.get(expected)
+        if build is None:
+            rows = self._store.execute(
+                "SELECT digest, version, security_version, sbom FROM builds WHERE digest = ?", (expected,)
+            )
+            build = self._builds[expected] = Build(*rows[0])
+        return build
 
     @property
     def pending(self) -> bytes | None:
@@ -85,7 +91,8 @@ class Slots:
 
     def measure(self) -> bytes:
         """SHA-256 of the image that runs; read again when the flash has changed."""
-        found = self.image.stat()
+        # Looked at for every command: by the name as the system takes it.
+        found = os.stat(self._images[self.active])  # noqa: PTH116
         seen = (found.st_mtime_ns, found.st_ino, found.st_size)
         if seen != self._seen:
             self._measured = sha256(self.image.read_bytes())
@@ -140,6 +147,7 @@ class Slots:
             "INSERT OR REPLACE INTO builds VALUES (?, ?, ?, ?)",
             (build.digest, build.version, build.security_version, build.sbom),
         )
+        self._builds.pop(build.digest, None)
         self._store.put(_EXPECTED, {**self._store.get(_EXPECTED, {}), slot: build.digest})
 
     def _write(self, slot: str, image: bytes) -> None:
