@@ -11,9 +11,10 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tests.benchmarks import parts
 from tests.benchmarks.echo.client import Echo
 from tests.benchmarks.result import (
     Progress,
@@ -114,8 +115,10 @@ async def run(progress: Progress, *, quick: bool = False) -> Result:
         changed = await closed_loop(
             changing(hands, pumps, stale), callers=8, seconds=seconds.change, pids=pids
         )
+    measured = await asyncio.to_thread(parts.measure)
     progress(1.0)
     return _result(
+        measured=measured,
         echo=(echo_many, echo_alone),
         real=(many, alone),
         opened=opened,
@@ -229,7 +232,13 @@ def _load(
 
 
 def _result(
-    *, echo: tuple[Load, Load], real: tuple[Load, Load], opened: Load, changed: Load, stale: int
+    *,
+    measured: Sequence[parts.Part],
+    echo: tuple[Load, Load],
+    real: tuple[Load, Load],
+    opened: Load,
+    changed: Load,
+    stale: int,
 ) -> Result:
     """``echo`` and ``real``: with 64 callers, and with one."""
     (echo_many, echo_alone), (many, alone) = echo, real
@@ -237,7 +246,7 @@ def _result(
     total, floor = sum(many.cpu.values()), sum(echo_many.cpu.values())
     bound = f"{total:.1f} ms of CPU a command let {cores} cores do {cores * 1000 / total:.0f} a second"
     series = (
-        f"in series: {sum(alone.cpu.values()):.1f} ms of CPU and six durable writes (four of them the pump's)"
+        f"in series: {sum(alone.cpu.values()):.1f} ms of CPU and four durable writes (two of them the pump's)"
     )
     wanted = (
         f"it wants {RATE * sum(opened.cpu.values()) / 1000:.1f} cores; {opened.rate:.0f} a second were done"
@@ -289,8 +298,21 @@ def _result(
             f"CPU ms a command at 64 callers: {_words(many.cpu)}; in all {total:.2f}",
             f"CPU ms a command of the echo at 64 callers: {_words(echo_many.cpu)}; in all {floor:.2f}",
             f"CPU ms a command with 1 caller: {_words(alone.cpu)}; in all {sum(alone.cpu.values()):.2f}",
+            *_bounds(measured, total=total, floor=floor),
         ),
     )
+
+
+def _bounds(measured: Sequence[parts.Part], *, total: float, floor: float) -> tuple[str, ...]:
+    """What the parts come to beside the echo's own cost, and what that leaves of its rate. CPU in ms a command."""
+    least = sum(part.ms for part in measured)
+    parted = "; ".join(part.words() for part in measured)
+    bound = (
+        f"Those parts and the echo's own {floor:.2f} ms come to {least + floor:.2f} ms, which is"
+        f" {floor / (least + floor):.2f} x the echo's rate, where 0.6 x leaves room for {floor / 0.6:.2f} ms;"
+        f" the other {max(0.0, total - least - floor):.2f} ms stand between the parts (flame graphs)"
+    )
+    return f"Parts of a command, measured alone and warm: {parted}; in all {least:.2f} ms of CPU", bound
 
 
 def _late(load: Load) -> str:
