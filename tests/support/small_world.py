@@ -115,7 +115,7 @@ async def _enrol(world: World, maker: Maker, count: int) -> None:
     folder.mkdir(mode=0o700)
     fleet = FleetProcess(folder, control=world.sockets / "fleet.sock", log=world.home / "fleet.log")
     world.fleets.append(fleet)
-    made = [_make_pump(world, number) for number in range(1, count + 1)]
+    made = [manufactured(world, number) for number in range(1, count + 1)]
     await fleet.start()
     scribe = maker.scribe("voucher")
     enrolled = await asyncio.gather(
@@ -128,7 +128,8 @@ async def _enrol(world: World, maker: Maker, count: int) -> None:
         world.pumps[site] = [pump for pump in enrolled if pump.site == site]
 
 
-def _make_pump(world: World, number: int) -> Manufactured:
+def manufactured(world: World, number: int) -> Manufactured:
+    """A pump as it leaves the factory, not enrolled."""
     build_of_model = world.builds[0]
     return make_pump(
         world.home / "pumps" / f"pump-{number}",

@@ -167,6 +167,7 @@ EXAMPLES: dict[type, Any] = {
     b.BedsideRelease: b.BedsideRelease(device="dev-aaaaaaaaaaaaaaaa", expires=NOW),
     b.Head: b.Head(epoch=1, chain=DIGEST, era=0, issued=NOW, challenges=OTHER),
     b.Acknowledgement: b.Acknowledgement(epoch=1, chain=DIGEST, era=0, enforced_at=NOW),
+    b.Refusals: b.Refusals(credential=DIGEST, count=140, since=NOW, until=NOW + 60_000),
     b.Era: b.Era(era=1, floor=NOW, epoch=0, reason="restored"),
     b.RootList: b.RootList(version=1, signers=(DIGEST,)),
 }

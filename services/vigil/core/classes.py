@@ -27,7 +27,7 @@ SAFETY_GRACE_MS: Final = 72 * 3_600_000
 """A gateway without a lease bears an expired, unrevoked safety credential for 72 h (COMMANDS, Classes)."""
 SAFETY_DEVICES: Final = 3
 SAFETY_PERIOD_S: Final = 600.0
-"""One safety credential touches 3 devices in 10 minutes alone (COMMANDS, Classes)."""
+"""One safety officer touches 3 devices in 10 minutes alone (COMMANDS, Classes)."""
 MAX_INTENT_LIFETIME_MS: Final = 7 * 86_400_000
 """An intent outlives no week: approvals can take a night, a maintenance plan a few days."""
 MAX_CLOCK_SKEW_MS: Final = 30_000

@@ -34,6 +34,7 @@ from vigil.gateway.queries import Queries
 from vigil.gateway.quotas import Quotas
 from vigil.gateway.receipts import Receipts
 from vigil.gateway.records import Records
+from vigil.gateway.refusals import RefusalCounts
 from vigil.gateway.renewal import Renewal
 from vigil.gateway.reports import Reports
 from vigil.gateway.revocations import RevocationFollower, RevocationView, thumbprint_of
@@ -228,6 +229,14 @@ class Gateway:
             clock=clock,
             home=home,
         )
+        self.refusals = RefusalCounts(
+            quotas=self.quotas,
+            key=self.key,
+            database=self.database,
+            spool=self.spool,
+            clock=clock,
+            **owner,
+        )
         preview = Preview(facts=facts, quotas=self.quotas, decisions=decisions, records=records)
         self.server = GrpcServer(
             role="gateway",
@@ -265,6 +274,7 @@ class Gateway:
         supervise("reports", self.reports.run())
         supervise("revocations", self.follower.run())
         supervise("renewal", self.renewal.run())
+        supervise("refusals", self.refusals.run())
         supervise("housekeeping", self._keep_house())
         for source in self.directory.sources:
             supervise(f"{source.name} replica", self.replicas[source.name].run())
@@ -336,10 +346,10 @@ class Gateway:
         """What class S1 touched in the last ten minutes, before this start."""
         now = self._process.clock.now()
         since = now - int(SAFETY_PERIOD_S * 1000)
-        for credential, device, time in self.database.read_now(
+        for person, device, time in self.database.read_now(
             lambda conn: command_store.touched_alone(conn, since=since)
         ):
-            self.quotas.safety_touched(credential, device, ago=max(0.0, (now - time) / 1000))
+            self.quotas.safety_touched(person, device, ago=max(0.0, (now - time) / 1000))
 
     async def _keep_house(self) -> None:
         while True:

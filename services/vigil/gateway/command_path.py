@@ -353,21 +353,9 @@ class CommandPath:
         return b""
 
     def _take_quota(self, caller: Identity, target: Target, *, step: str = "prepare") -> None:
-        """Check 3. Past a credential's quota, refusals become one count a minute."""
+        """Check 3. What is refused here is counted, and told once a minute (`refusals`)."""
         kind = "safety" if target.spec.action_class is ActionClass.S1 else "commands"
-        try:
-            self._quotas.take(caller.thumbprint, kind, step=step)
-        except Refused:
-            count = self._quotas.refused_past_quota(caller.thumbprint)
-            if count:
-                self._log.warning(
-                    "refused_past_quota",
-                    credential=caller.thumbprint.hex(),
-                    principal=caller.id,
-                    device=target.device.device_id,
-                    count=count,
-                )
-            raise
+        self._quotas.take(caller.thumbprint, kind, step=step)
 
     @staticmethod
     def _until() -> float:

@@ -204,14 +204,14 @@ def open_requests(connection: Connection, device: str) -> list[bytes]:
     return list(dict.fromkeys(row.request_id for row in rows))
 
 
-def touched_alone(connection: Connection, *, since: int) -> list[tuple[bytes, str, int]]:
-    """Class S1 commands that went out without a second person: credential, device, time (ms), oldest first."""
+def touched_alone(connection: Connection, *, since: int) -> list[tuple[str, str, int]]:
+    """Class S1 commands that went out without a second person: person, device, time (ms), oldest first."""
     rows = connection.execute(
-        select(COMMAND.c.credential, COMMAND.c.device, COMMAND.c.create_time)
+        select(COMMAND.c.requester, COMMAND.c.device, COMMAND.c.create_time)
         .where(COMMAND.c.alone, COMMAND.c.create_time >= since, COMMAND.c.outcome != REFUSED)
         .order_by(COMMAND.c.id)
     )
-    return [(row.credential, row.device, row.create_time) for row in rows]
+    return [(row.requester, row.device, row.create_time) for row in rows]
 
 
 def prune(connection: Connection) -> None:

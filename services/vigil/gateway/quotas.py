@@ -1,6 +1,6 @@
 """What one credential may ask for; safety actions have their own share, so that nothing else uses it up."""
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,9 +56,6 @@ class _Usage:
     allowances: dict[str, Allowance] = field(default_factory=dict)
     nonces: dict[str, float] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
-    touched: deque[tuple[float, str]] = field(default_factory=deque)
-    refused_in: float = -1.0
-    refused: int = 0
 
 
 class Quotas:
@@ -68,6 +65,8 @@ class Quotas:
         self._clock = clock
         self._limits = limits or Limits()
         self._usage: OrderedDict[bytes, _Usage] = OrderedDict()
+        self._touched: dict[str, deque[tuple[float, str]]] = {}
+        self._refused: Counter[bytes] = Counter()
 
     def take(self, credential: bytes, kind: str, *, step: str = "") -> None:
         """Count one request of a kind named in `Limits`, each step of it apart. Raises QUOTA_EXCEEDED."""
@@ -79,7 +78,9 @@ class Quotas:
             limit = int(getattr(self._limits, kind))
             allowance = usage.allowances[name] = Allowance(limit, float(limit), now)
         if not allowance.take(now):
-            raise exceeded(f"more than {allowance.limit} {kind} a minute", "waiting a minute", kind)
+            raise self._exceeded(
+                credential, f"more than {allowance.limit} {kind} a minute", "waiting a minute", kind
+            )
 
     @contextmanager
     def under_way(self, credential: bytes, kind: str = "concurrent") -> Iterator[None]:
@@ -87,7 +88,7 @@ class Quotas:
         usage = self._of(credential)
         limit = int(getattr(self._limits, kind))
         if usage.open.get(kind, 0) >= limit:
-            raise exceeded(f"more than {limit} at once", "letting one of them end", kind)
+            raise self._exceeded(credential, f"more than {limit} at once", "letting one of them end", kind)
         usage.open[kind] = usage.open.get(kind, 0) + 1
         try:
             yield
@@ -100,7 +101,9 @@ class Quotas:
         now = self._clock.monotonic()
         usage.nonces = {device: end for device, end in usage.nonces.items() if end > now}
         if device_id not in usage.nonces and len(usage.nonces) >= self._limits.nonces:
-            raise exceeded(f"more than {self._limits.nonces} nonces outstanding", "using them", "nonces")
+            raise self._exceeded(
+                credential, f"more than {self._limits.nonces} nonces outstanding", "using them", "nonces"
+            )
         usage.nonces[device_id] = now + NONCE_LIFETIME_S
 
     def nonce_used(self, credential: bytes, device_id: str) -> None:
@@ -113,28 +116,35 @@ class Quotas:
         if usage is not None:
             usage.nonces.clear()
 
-    def safety_admits(self, credential: bytes, device_id: str) -> bool:
-        """Whether this device is among the three that one credential may touch alone in ten minutes."""
-        usage = self._of(credential)
+    def safety_admits(self, principal: str, device_id: str) -> bool:
+        """Whether this device is among the three that one person may touch alone in ten minutes.
+
+        By person, not by credential: a renewed credential does not begin again.
+        """
+        touched = self._touched.get(principal)
+        if touched is None:
+            return True
         oldest = self._clock.monotonic() - SAFETY_PERIOD_S
-        while usage.touched and usage.touched[0][0] < oldest:
-            usage.touched.popleft()
-        touched = {device for _, device in usage.touched}
-        return device_id in touched or len(touched) < SAFETY_DEVICES
+        while touched and touched[0][0] < oldest:
+            touched.popleft()
+        if not touched:
+            del self._touched[principal]
+        devices = {device for _, device in touched}
+        return device_id in devices or len(devices) < SAFETY_DEVICES
 
-    def safety_touched(self, credential: bytes, device_id: str, *, ago: float = 0.0) -> None:
+    def safety_touched(self, principal: str, device_id: str, *, ago: float = 0.0) -> None:
         """Note an S1 command that went out alone ``ago`` seconds before now (after a restart, from the record)."""
-        self._of(credential).touched.append((self._clock.monotonic() - ago, device_id))
+        self._touched.setdefault(principal, deque()).append((self._clock.monotonic() - ago, device_id))
 
-    def refused_past_quota(self, credential: bytes) -> int:
-        """Count a refusal past the quota; answers a count to tell once a minute, otherwise 0."""
-        usage = self._of(credential)
-        now = self._clock.monotonic()
-        usage.refused += 1
-        if now - usage.refused_in < 60.0 and usage.refused_in >= 0.0:
-            return 0
-        count, usage.refused, usage.refused_in = usage.refused, 0, now
-        return count
+    def refused(self) -> list[tuple[bytes, int]]:
+        """Credentials that were turned away past a quota since this was asked last, and how often."""
+        counted = list(self._refused.items())
+        self._refused.clear()
+        return counted
+
+    def _exceeded(self, credential: bytes, what: str, lifted_by: str, kind: str) -> Refused:
+        self._refused[credential] += 1
+        return exceeded(what, lifted_by, kind)
 
     def _of(self, credential: bytes) -> _Usage:
         usage = self._usage.get(credential)
@@ -162,10 +172,10 @@ def exceeded(what: str, lifted_by: str, kind: str) -> Refused:
 
 
 def second_person() -> Refusal:
-    """More devices than one credential touches alone."""
+    """More devices than one person touches alone."""
     return Refusal(
         Reason.SECOND_PERSON_REQUIRED,
-        f"One credential touches {SAFETY_DEVICES} devices in {int(SAFETY_PERIOD_S // 60)} minutes alone.",
+        f"One person touches {SAFETY_DEVICES} devices in {int(SAFETY_PERIOD_S // 60)} minutes alone.",
         "an intent that another person approves (`vigil command approve`), or waiting",
         "an approver or safety officer of the site",
     )

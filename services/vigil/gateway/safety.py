@@ -1,7 +1,7 @@
 """Class S1 at the gateway: no policy is asked, so the gateway looks at the signatures itself.
 
 See docs/protocol.md, "Classes". The device makes checks 1 to 4 and 7 to 10 besides. Beyond three devices in ten
-minutes one credential needs a second person's approval of the intent.
+minutes one person needs a second person's approval of the intent.
 """
 
 from collections.abc import Sequence
@@ -72,12 +72,12 @@ class Safety:
 
         refusals += lacking(target.spec.approvals)
         alone = bool(lacking(1))
-        if alone and not self._quotas.safety_admits(caller.thumbprint, device.device_id):
+        if alone and not self._quotas.safety_admits(caller.id, device.device_id):
             refusals.append(second_person())
         if refusals:
             raise Refused(refusals)
         if alone:
-            self._quotas.safety_touched(caller.thumbprint, device.device_id)
+            self._quotas.safety_touched(caller.id, device.device_id)
         return alone
 
     def _approval(self, data: bytes) -> tuple[Statement[Approval], Identity, int]:

@@ -71,7 +71,9 @@ async def test_an_expired_technician_is_not(world: World) -> None:
 
 
 @pytest.mark.holds("stolen-safety")
-async def test_one_credential_touches_three_devices_alone_and_a_restart_forgets_none(world: World) -> None:
+async def test_one_person_touches_three_devices_alone_and_no_restart_or_renewal_begins_again(
+    world: World,
+) -> None:
     names = [f"dev-{letter * 16}" for letter in "abcd"]
     for name in names[1:]:
         world.devices[name] = world.pki.device(name)
@@ -92,6 +94,14 @@ async def test_one_credential_touches_three_devices_alone_and_a_restart_forgets_
         prepared = await me.prepare("quarantine", names[3])
         intent = world.intent("quarantine", devices=[names[3]])
         command = world.command(intent, prepared.nonce, devices=[names[3]], device=names[3])
+        alone = me.submit(intent, command, device=names[3])
+        assert await reason_of(alone) is Reason.SECOND_PERSON_REQUIRED
+    renewed = world.pki.person(world.technician.identity.id, *world.technician.identity.roles)
+    assert renewed.identity.thumbprint != world.technician.identity.thumbprint
+    async with world.running(), world.pump(names[3]), world.caller(renewed) as me:
+        prepared = await me.prepare("quarantine", names[3])
+        intent = world.intent("quarantine", devices=[names[3]], requester=renewed)
+        command = world.command(intent, prepared.nonce, signer=renewed, devices=[names[3]], device=names[3])
         alone = me.submit(intent, command, device=names[3])
         assert await reason_of(alone) is Reason.SECOND_PERSON_REQUIRED
         seconded = await me.submit(

@@ -1,5 +1,7 @@
 """What one credential may ask for."""
 
+import contextlib
+
 import pytest
 
 from vigil.core.classes import NONCE_LIFETIME_S, SAFETY_PERIOD_S
@@ -78,30 +80,35 @@ def test_a_place_is_given_back_however_it_ends(clock: ManualClock) -> None:
 def test_three_devices_in_ten_minutes(clock: ManualClock) -> None:
     asked = quotas(clock)
     for device in ("one", "two", "three"):
-        assert asked.safety_admits(ME, device)
-        asked.safety_touched(ME, device)
+        assert asked.safety_admits("p-me", device)
+        asked.safety_touched("p-me", device)
         clock.advance(60.0)
-    assert asked.safety_admits(ME, "two")
-    assert not asked.safety_admits(ME, "four")
-    assert asked.safety_admits(OTHER, "four")
+    assert asked.safety_admits("p-me", "two")
+    assert not asked.safety_admits("p-me", "four")
+    assert asked.safety_admits("p-other", "four")
     clock.advance(SAFETY_PERIOD_S - 179.0)
-    assert asked.safety_admits(ME, "four")
+    assert asked.safety_admits("p-me", "four")
 
 
 @pytest.mark.holds("stolen-safety")
 def test_a_restart_takes_over_what_was_touched(clock: ManualClock) -> None:
     asked = quotas(clock)
     for device in ("one", "two", "three"):
-        asked.safety_touched(ME, device, ago=500.0)
-    assert not asked.safety_admits(ME, "four")
+        asked.safety_touched("p-me", device, ago=500.0)
+    assert not asked.safety_admits("p-me", "four")
     clock.advance(101.0)
-    assert asked.safety_admits(ME, "four")
+    assert asked.safety_admits("p-me", "four")
 
 
 @pytest.mark.holds("floods-by-credential")
-def test_past_the_quota_there_is_one_count_a_minute(clock: ManualClock) -> None:
-    asked = quotas(clock)
-    assert asked.refused_past_quota(ME) == 1
-    assert [asked.refused_past_quota(ME) for _ in range(9)] == [0] * 9
-    clock.advance(60.0)
-    assert asked.refused_past_quota(ME) == 10
+def test_what_is_refused_is_counted_by_credential(clock: ManualClock) -> None:
+    asked = quotas(clock, commands=2, nonces=1)
+    for credential, times in ((ME, 6), (OTHER, 3)):
+        for _ in range(times):
+            with contextlib.suppress(Refused):
+                asked.take(credential, "commands")
+    asked.nonce_wanted(ME, "one")
+    with pytest.raises(Refused):
+        asked.nonce_wanted(ME, "two")
+    assert dict(asked.refused()) == {ME: 5, OTHER: 1}
+    assert asked.refused() == []

@@ -1,7 +1,9 @@
 """What a gateway refuses by itself is on its way to the log before the caller hears of it."""
 
 import os
+from collections.abc import Callable
 
+import pytest
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 from sqlalchemy import MetaData, select
 
@@ -9,7 +11,7 @@ from tests.unit.gateway.world import DEVICE, World, reason_of
 from vigil.api.evidence.v1.evidence_pb2 import AppendItem
 from vigil.core import cbor
 from vigil.core.statements import bodies as b
-from vigil.core.statements.envelope import read
+from vigil.core.statements.envelope import check, read
 from vigil.errors import Reason
 from vigil.feed.evidence import spool_table
 from vigil.gateway.__main__ import Gateway
@@ -47,3 +49,31 @@ async def test_what_the_caller_did_not_sign_is_nobodys_word(world: World) -> Non
         forged = cbor.encode([protected, unprotected, payload, other])
         assert await reason_of(me.submit(intent, read(forged, b.Command))) is Reason.SIGNATURE_INVALID
         assert await spooled(gateway) == []
+
+
+@pytest.mark.holds("floods-by-credential")
+async def test_a_flood_becomes_one_signed_count_and_takes_nothing_from_others(
+    world: World, injected: Callable[[int], None]
+) -> None:
+    world.seed()
+    world.quotas = {"commands": 3}
+    async with world.running() as gateway, world.pump(), world.caller(world.technician) as me:
+        refused = [await reason_of(me.prepare("set-language")) for _ in range(40)]
+        assert refused.count(Reason.QUOTA_EXCEEDED) >= 36
+        injected(refused.count(Reason.QUOTA_EXCEEDED))
+        assert (await me.prepare("quarantine")).nonce  # class S1 has its own share
+        async with world.caller(world.pki.person("p-other", "technician")) as other:
+            assert await reason_of(other.prepare("set-language")) is Reason.LEASE_EXPIRED
+        assert await spooled(gateway) == []
+        await gateway.refusals.tell()
+        (item,) = await spooled(gateway)
+        counted = read(item.statement, b.Refusals)
+        check(counted, gateway.key.identity)
+        thumbprint = world.technician.identity.thumbprint
+        assert (counted.body.credential, counted.body.count) == (
+            thumbprint,
+            refused.count(Reason.QUOTA_EXCEEDED),
+        )
+        assert list(item.subjects) == [f"credential/{thumbprint.hex()}"]
+        await gateway.refusals.tell()
+        assert len(await spooled(gateway)) == 1

@@ -496,6 +496,16 @@ class Acknowledgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusals:
+    """How often a gateway turned one credential away past its quota, instead of a record for each time."""
+
+    credential: Digest  # thumbprint
+    count: Annotated[int, Range(1, 2**32)]
+    since: Instant
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class Era:
     """The way out of a bad ratchet: new floor of time and epoch. Eras only rise.
 

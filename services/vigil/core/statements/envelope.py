@@ -41,6 +41,7 @@ class StatementKind(StrEnum):
     BEDSIDE_RELEASE = "bedside-release"
     HEAD = "head"
     ACKNOWLEDGEMENT = "acknowledgement"
+    REFUSALS = "refusals"
     ERA = "era"
     ROOT_LIST = "root-list"
 
@@ -65,6 +66,7 @@ BODY_OF: Final[dict[StatementKind, type]] = {
     StatementKind.BEDSIDE_RELEASE: bodies.BedsideRelease,
     StatementKind.HEAD: bodies.Head,
     StatementKind.ACKNOWLEDGEMENT: bodies.Acknowledgement,
+    StatementKind.REFUSALS: bodies.Refusals,
     StatementKind.ERA: bodies.Era,
     StatementKind.ROOT_LIST: bodies.RootList,
 }
@@ -94,6 +96,7 @@ SIGNED_BY: Final[dict[StatementKind, frozenset[Kind]]] = {
     StatementKind.EVIDENCE: frozenset({Kind.DEVICE}),
     StatementKind.RECEIPT: frozenset({Kind.DEVICE}),
     StatementKind.ACKNOWLEDGEMENT: frozenset({Kind.DEVICE, Kind.GATEWAY}),
+    StatementKind.REFUSALS: frozenset({Kind.GATEWAY}),
     StatementKind.ERA: frozenset({Kind.SIGNER, Kind.PERSON}),
     StatementKind.ROOT_LIST: frozenset({Kind.SIGNER, Kind.PERSON}),
 }
