@@ -10,6 +10,7 @@ from tests.reliability import report
 from tests.reliability.rows import ATTACKERS, FAULTS, ROWS
 
 INJECTED: Final = "injected"
+MEASURED: Final = "measured"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +37,16 @@ def injected(request: pytest.FixtureRequest) -> Callable[[int], None]:
     return count
 
 
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """``measured("came back after 3 s")``: a sentence for the page."""
+
+    def note(sentence: str) -> None:
+        request.node.user_properties.append((MEASURED, sentence))
+
+    return note
+
+
 class Tally:
     """Counts, over one run, the tests and faults of each row."""
 
@@ -43,6 +54,7 @@ class Tally:
         self.passed: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.notes: list[str] = []
         self._rows: dict[str, list[str]] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -51,6 +63,7 @@ class Tally:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.passed:
             return
+        self.notes += [str(sentence) for name, sentence in report.user_properties if name == MEASURED]
         for row in self._rows.get(report.nodeid, ()):
             self.passed[row] += report.passed
             self.failed[row] += report.failed
@@ -81,6 +94,7 @@ class Tally:
                 "made and seen to happen (a kill, a full disk, a failed fsync, a forged message and so on)."
             ),
             table=table,
+            notes=self.notes,
         )
 
 

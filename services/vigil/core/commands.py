@@ -19,6 +19,7 @@ from vigil.core.statements.bodies import (
     ParameterType,
     Profile,
     Recorded,
+    Result,
 )
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.core.statements.schema import Scalar
@@ -233,6 +234,18 @@ def count_approvals(
             )
         )
     return refusals
+
+
+def result_ends(result: Result, profile: Profile, *, now: int) -> tuple[int, int]:
+    """When a result and its therapy state lapse (ms): as signed, at most the profile's lifetimes after the appraisal.
+
+    One from the future has lapsed already: whoever holds the verifier's key calls nothing healthy in advance.
+    """
+    if result.appraised_at > now + MAX_CLOCK_SKEW_MS:
+        return 0, 0
+    stale = min(result.stale_at, result.appraised_at + profile.attestation_lifetime_s * 1000)
+    therapy = min(result.therapy_stale_at, result.appraised_at + profile.therapy_lifetime_s * 1000)
+    return stale, min(therapy, stale)
 
 
 def check_parameters(action: ActionSpec, parameters: Mapping[str, Scalar]) -> list[Refusal]:

@@ -116,7 +116,10 @@ class CommandPath:
         action_class = target.spec.action_class
         result = self._attestation.newest(device.device_id)
         if domain.attestation_due(
-            action_class, None if result is None else result.body, now=self._clock.now()
+            action_class,
+            None if result is None else result.body,
+            target.model.profile,
+            now=self._clock.now(),
         ):
             await self._attestation.refresh(session)
             result = self._attestation.newest(device.device_id)

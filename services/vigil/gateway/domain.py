@@ -14,10 +14,12 @@ from typing import Final
 
 from vigil.core.certificates import Identity
 from vigil.core.classes import ATTEST_BEFORE_LAPSE_S, LEASE_S, RULES, SAFETY_GRACE_MS
+from vigil.core.commands import result_ends
 from vigil.core.statements.bodies import (
     ActionClass,
     ActionSpec,
     Outcome,
+    Profile,
     Receipt,
     Result,
     RevocationEffect,
@@ -219,13 +221,14 @@ def offline() -> Refusal:
     )
 
 
-def attestation_due(action_class: ActionClass, result: Result | None, *, now: int) -> bool:
+def attestation_due(action_class: ActionClass, result: Result | None, profile: Profile, *, now: int) -> bool:
     """Prepare: the device attests first when its result or its therapy state would lapse within 10 s."""
     if not RULES[action_class].attests_first:
         return False
     if result is None:
         return True
-    return min(result.stale_at, result.therapy_stale_at) <= now + int(ATTEST_BEFORE_LAPSE_S * 1000)
+    _, first = result_ends(result, profile, now=now)
+    return first <= now + int(ATTEST_BEFORE_LAPSE_S * 1000)
 
 
 def outcome_of(receipts: Iterable[Receipt]) -> Receipt | None:

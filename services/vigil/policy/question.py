@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from vigil.core import cbor
 from vigil.core.certificates import EVERY, Identity
+from vigil.core.commands import result_ends
 from vigil.core.statements.bodies import (
     ActionSpec,
     Effect,
@@ -39,6 +40,7 @@ def question(
         roles = list(requester.roles)
     else:  # Who binds the nonce needs the role as well.
         roles = [role for role in requester.roles if role in parties.executor.roles]
+    stale_at, therapy_stale_at = _ends(result, view)
     release = judgement.target is not None and isinstance(judgement.target.statement.body, Release)
     return {
         "action": {
@@ -62,8 +64,8 @@ def question(
         ],
         "release_signature": release and action.effect is Effect.UPDATE,
         "device": _device(item, view, result),
-        "attestation": _attestation(result, now),
-        "therapy": _therapy(result, now),
+        "attestation": _attestation(result, now, stale_at=stale_at),
+        "therapy": _therapy(result, now, stale_at=therapy_stale_at),
         "build": {"effect": _running_effect(result, view)},
         "target": _target(action, view, judgement),
         "work_order": intent.work_order is not None,
@@ -98,22 +100,29 @@ def _device(item: Item, view: View, result: Result | None) -> dict[str, Any]:
     }
 
 
-def _attestation(result: Result | None, now: int) -> dict[str, Any]:
+def _ends(result: Result | None, view: View) -> tuple[int, int]:
+    """When the result and its therapy state lapse; without a profile to hold them against, at once."""
+    if result is None or view.profile is None:
+        return 0, 0
+    return result_ends(result, view.profile.statement.body, now=view.now)
+
+
+def _attestation(result: Result | None, now: int, *, stale_at: int) -> dict[str, Any]:
     if result is None:
         status = str(TrustTier.NONE)
         return {"status": status, "age_ms": 0, "stale": False, "vector": {}, "basis": "attested"}
     return {
         "status": str(result.status),
         "age_ms": max(0, now - result.appraised_at),
-        "stale": now >= result.stale_at,
+        "stale": now >= stale_at,
         "vector": dict(result.vector),
         "basis": str(result.basis),
     }
 
 
-def _therapy(result: Result | None, now: int) -> dict[str, str]:
+def _therapy(result: Result | None, now: int, *, stale_at: int) -> dict[str, str]:
     """As last attested; past its own end it is unknown, and unknown counts as connected."""
-    if result is None or now >= min(result.therapy_stale_at, result.stale_at):
+    if result is None or now >= stale_at:
         return {"state": str(TherapyState.UNKNOWN), "patient": str(PatientState.UNKNOWN)}
     return {"state": str(result.therapy.state), "patient": str(result.therapy.patient)}
 

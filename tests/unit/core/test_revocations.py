@@ -215,6 +215,29 @@ def test_a_reinstatement_takes_two_distinct_people(world: World) -> None:
 
 
 @pytest.mark.holds("stolen-signers")
+def test_a_head_signer_withholds_what_is_new_and_takes_back_nothing(world: World) -> None:
+    """With the head's key and the way to the readers: fresh heads over an old epoch keep news away, for as long as it
+    is held. Whoever heard before refuses them as a rollback; a newcomer, who heard nothing, is shown the old chain.
+    """
+    heard, newcomer, kept_back = RevocationState(), RevocationState(), RevocationState()
+    world.revoke("a")
+    world.advance(kept_back, world.entries, world.head())
+    world.revoke("b")
+    world.advance(heard, world.entries, world.head())
+    for _ in range(3):
+        world.clock.advance(60)
+        old = world.head(epoch=1)
+        assert world.advance(kept_back, world.entries[:1], old) == 0
+        with pytest.raises(Refused) as refusal:
+            world.advance(heard, world.entries[:1], old)
+        assert refusal.value.reason is Reason.EPOCH_ROLLED_BACK
+    world.advance(newcomer, world.entries[:1], world.head(epoch=1))
+    effects = [state.effect(Scope.DEVICE, "b", at=0) for state in (heard, newcomer, kept_back)]
+    assert effects == [RevocationEffect.DENY, None, None]
+    assert world.advance(kept_back, world.entries, world.head()) == 1
+
+
+@pytest.mark.holds("stolen-signers")
 def test_a_head_signer_alone_opens_no_era(world: World) -> None:
     state = RevocationState()
     world.revoke("a")

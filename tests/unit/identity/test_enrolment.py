@@ -24,6 +24,7 @@ def bench(world: World) -> Bench:
     return Bench(world.maker, "SN-1")
 
 
+@pytest.mark.holds("impostor")
 async def test_a_device_is_enrolled_pending_and_another_person_makes_it_active(
     world: World, bench: Bench
 ) -> None:

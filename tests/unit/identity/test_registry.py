@@ -189,6 +189,7 @@ async def test_an_operators_admin_does_not_mix_organizations(world: World) -> No
     assert await world.admin().reason("CreateGateway", request) is Reason.NOT_IN_SCOPE
 
 
+@pytest.mark.holds("rogue-revoker")
 async def test_a_person_without_a_privileged_role_is_active_at_once(local_admin: Any) -> None:
     made = await local_admin.call("CreatePrincipal", principal("p-new", "technician", "enroller"))
     assert made.state == pb.PRINCIPAL_STATE_ACTIVE
@@ -199,6 +200,7 @@ async def test_a_person_without_a_privileged_role_is_active_at_once(local_admin:
     assert len(opaque.principal_id) == 18
 
 
+@pytest.mark.holds("rogue-revoker")
 @pytest.mark.parametrize("role", ["admin", "recall", "publisher", "approver", "policy-editor"])
 async def test_a_privileged_role_takes_two_people(world: World, local_admin: Any, role: str) -> None:
     made = await local_admin.call("CreatePrincipal", principal("p-new", "technician", role))
@@ -215,6 +217,7 @@ async def test_a_privileged_role_takes_two_people(world: World, local_admin: Any
     await local_admin.call("IssueCredential", issue)
 
 
+@pytest.mark.holds("rogue-revoker")
 async def test_nobody_issues_themselves_another_admins_credential(world: World, local_admin: Any) -> None:
     """Two identities in one hand would be two people: each privileged credential takes an approval of its own."""
     second, third = world.person("p-second", "admin"), world.person("p-third", "admin")
@@ -285,6 +288,7 @@ async def test_nobody_without_roles(hospital_admin: Any) -> None:
     assert await hospital_admin.reason("CreatePrincipal", request) is Reason.FIELD_INVALID
 
 
+@pytest.mark.holds("rogue-revoker")
 @pytest.mark.parametrize("sites", [("*",), ("site-2",), ("site-1", "site-2"), ("nowhere",)])
 async def test_nobody_grants_more_sites_than_they_have(
     local_admin: Any, hospital_admin: Any, sites: tuple[str, ...]

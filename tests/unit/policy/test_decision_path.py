@@ -490,6 +490,24 @@ async def test_a_result_lapses_at_its_moment(bench: Bench, room: PolicyRoom) -> 
 
 
 @pytest.mark.holds("stolen-signers")
+async def test_a_lying_verifier_is_believed_and_the_rest_still_holds(bench: Bench, room: PolicyRoom) -> None:
+    """Whoever has the verifier's key calls a sick pump healthy: for the profile's lifetimes, and not in advance."""
+    item, now = room.item(), room.clock.now()
+    room.put_result(status=b.TrustTier.CONTRAINDICATED)
+    assert await bench.reasons(item) == [R.ATTESTATION_CONTRAINDICATED]
+    room.put_result()
+    assert await bench.reasons(item) == []
+    assert R.APPROVALS_MISSING in await bench.reasons(room.item("update-firmware"))
+    assert await bench.reasons(room.item(work_order=None)) == [R.WORK_ORDER_MISSING]
+    ever = now + 10 * 365 * 24 * HOUR_MS
+    room.put_result(stale_at=ever, therapy_stale_at=ever)
+    advance(room, 600)
+    assert await bench.reasons(item) == [R.ATTESTATION_STALE, R.PATIENT_CONNECTED]
+    room.put_result(appraised_at=ever - HOUR_MS, stale_at=ever, therapy_stale_at=ever)
+    assert await bench.reasons(item) == [R.ATTESTATION_STALE, R.PATIENT_CONNECTED]
+
+
+@pytest.mark.holds("stolen-signers")
 async def test_a_result_that_is_forged_or_about_another_device_is_none(
     bench: Bench, room: PolicyRoom
 ) -> None:

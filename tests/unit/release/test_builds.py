@@ -22,6 +22,7 @@ from vigil.release import sbom as sboms
 FIXTURE = Path(__file__).parent / "cosign-envelope.json"
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_a_build_is_published_with_its_sbom_told_and_recorded(world: World) -> None:
     await world.with_model()
     world.upload()

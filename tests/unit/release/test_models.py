@@ -23,6 +23,7 @@ def feed(connection: Connection) -> list[tuple[str, str, str]]:
     return [tuple(row) for row in connection.execute(text("SELECT kind, key, scope_site FROM feed_outbox"))]
 
 
+@pytest.mark.holds("stolen-signers")
 async def test_a_profile_is_published_told_and_recorded(world: World) -> None:
     data = world.profile()
     model = await world.service.publish_model(world.publisher, data)
