@@ -45,7 +45,7 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=clock, network=process.network
     )
-    devices, references = Devices(), ReferenceValues()
+    devices, references = Devices(), ReferenceValues(verifier=verifier)
     for name, view in (("identity", devices), ("release", references)):
         channel = channels.service(config.peer(name), name)
         replica = Replica(
@@ -72,6 +72,7 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         verifier=verifier,
         devices=devices,
         references=references,
+        revoked=revoked.refusal,
         scribe=open_scribe(config, process, verifier()),
         clock=clock,
         entropy=entropy,

@@ -95,6 +95,7 @@ class Attestation:
         verifier: Callable[[], ChainVerifier],
         devices: Devices,
         references: ReferenceValues,
+        revoked: Callable[[Identity], Reason | None],
         scribe: Scribe,
         clock: Clock,
         entropy: Entropy,
@@ -105,6 +106,7 @@ class Attestation:
         self._verifier = verifier
         self._devices = devices
         self._references = references
+        self._revoked = revoked
         self._scribe = scribe
         self._clock = clock
         self._challenges = Challenges(clock=clock, entropy=entropy)
@@ -183,6 +185,9 @@ class Attestation:
                     permit.chain, at=body.decided_at, kinds=frozenset({Kind.SIGNER}), grace=True
                 )
                 check(permit, signer)
+                reason = self._revoked(signer)
+                if reason is not None:
+                    raise refused(reason, "the permit's signer is revoked")
             except Refused as error:
                 self._log.warning("permit_ignored", device=device.device_id, reason=error.reason)
                 continue
