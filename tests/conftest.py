@@ -18,11 +18,25 @@ settings.register_profile("vigil", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("vigil")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a whole installation comes last, so that none of them runs beside the other tests."""
-    items.sort(
-        key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("breakable", "stack")]
-    )
+INSTALLATIONS = ("breakable", "stack")
+"""Fixtures that bring up everything: their tests stay together."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One after the other, what needs a whole installation comes last, beside nothing else. In several processes it
+    comes first, since it takes longest, each installation in one of them; other tests stay with their module's.
+    """
+    parallel = hasattr(config, "workerinput")
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_installation(item) or "/".join(item.path.parts[-2:])))
+    items.sort(key=lambda item: INSTALLATIONS.index(_installation(item)) if _installation(item) else -1)
+    if parallel:
+        items.sort(key=lambda item: not _installation(item) and "integration" not in item.path.parts)
+
+
+def _installation(item: pytest.Item) -> str:
+    return next((name for name in INSTALLATIONS if name in getattr(item, "fixturenames", ())), "")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

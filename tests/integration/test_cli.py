@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.stack import free_base
 from tests.unit.cli.support import conforms
 from vigil.cli import sending
 from vigil.cli.options import Options, OutputMode
@@ -121,7 +122,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     base = tmp_path_factory.mktemp("cli")
     folder, maker, pumps = base / "data", base / "maker", base / "pumps"
     up = started(
-        [sys.executable, "-m", "vigil.cli", "up", "--data", str(folder), "--output", "json"], base / "up.log"
+        [
+            *(sys.executable, "-m", "vigil.cli", "up", "--data", str(folder)),
+            *("--base-port", str(free_base()), "--output", "json"),
+        ],
+        base / "up.log",
     )
     fleet = None
     try:
