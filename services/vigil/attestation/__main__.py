@@ -58,7 +58,9 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         )
         process.supervise(f"replica-{name}", replica.run())
     revocation = channels.service(config.peer("revocation"), "revocation")
-    revoked = RevokedCallers(channel_factory=lambda: revocation, clock=clock, entropy=entropy)
+    revoked = RevokedCallers(
+        channel_factory=lambda: revocation, verifier=verifier, clock=clock, entropy=entropy
+    )
     process.supervise("revocations", revoked.run())
     appender = EvidenceAppender(
         channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1

@@ -255,6 +255,17 @@ class RevocationState:
         self.epoch, self.chain = entry.epoch, entry.chain
         return read_one
 
+    def append_verified(self, entry: Entry, *, verifier: ChainVerifier, at: int) -> ReadEntry:
+        """Take one entry without a head, but nothing that loosens without its people and the root (`_check_steps`).
+
+        Raises as ``advance``; whatever it raises, nothing has changed.
+        """
+        read_one = read_entry(entry, epoch=self.epoch, chain=self.chain)
+        self._check_steps((read_one,), verifier, at=at)
+        self._take(read_one)
+        self.epoch, self.chain = entry.epoch, entry.chain
+        return read_one
+
     def effect(self, scope: Scope, name: str, *, at: int) -> RevocationEffect | None:
         """The strongest effect in force on one id; None when nothing is."""
         known = self._effects.get((scope, name))

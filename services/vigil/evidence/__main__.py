@@ -94,7 +94,10 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")
         revoked = RevokedCallers(
-            channel_factory=lambda: channel, clock=process.clock, entropy=process.entropy
+            channel_factory=lambda: channel,
+            verifier=verifier,
+            clock=process.clock,
+            entropy=process.entropy,
         )
         tasks.append(process.supervise("revocations", revoked.run()))
     server = GrpcServer(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import grpc
+import structlog
 
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.core.certificates import ChainVerifier, Identity
@@ -29,41 +30,66 @@ class CurrentVerifier:
 
 
 class RevokedCallers:
-    """Follows the chain of revocations, to turn revoked callers away.
+    """Follows the chain of revocations, to turn revoked callers away, and statements of revoked signers.
 
     Before the first whole snapshot, and while revocation cannot be reached, what was last known stays in force:
-    a log that stopped taking statements whenever another service is away would lose what it is there to keep.
+    a log that stopped taking statements whenever another service is away would lose what it is there to keep, and
+    what is published or registered takes effect only where it is used, by fresh revocations. A chain that does not
+    go on from what is known un-revokes nobody: it counts only when the root and two people opened a later era in it.
     """
 
     def __init__(
-        self, *, channel_factory: Callable[[], grpc.aio.Channel], clock: Clock, entropy: Entropy
+        self,
+        *,
+        channel_factory: Callable[[], grpc.aio.Channel],
+        verifier: Callable[[], ChainVerifier],
+        clock: Clock,
+        entropy: Entropy,
     ) -> None:
+        self._verifier = verifier
         self._clock = clock
         self._known = RevocationState()
         self._arriving = self._known
+        self._follows, self._told = True, False
         self._replica = Replica(
             channel_factory=channel_factory,
             name="revocation",
             clock=clock,
             entropy=entropy,
-            on_change=self._changed,
-            on_reset=self._reset,
+            on_change=self.changed,
+            on_reset=self.reset,
             kinds=("entry",),
         )
+        self._log = structlog.get_logger("vigil.feed.trust")
 
     async def run(self) -> None:
         """Follow until cancelled."""
         await self._replica.run()
 
-    def refusal(self, caller: Identity) -> Reason | None:
-        """Why this caller may not act; None when nothing is known against it."""
+    def refusal(self, who: Identity) -> Reason | None:
+        """Why this caller or signer counts no more; None when nothing is known against it."""
         if self._replica.synced.is_set():
-            self._known = self._arriving
-        return self._known.identity_refusal(caller, at=self._clock.now())
+            self.arrived()
+        return self._known.identity_refusal(who, at=self._clock.now())
 
-    def _reset(self) -> None:
-        self._arriving = RevocationState()
+    def reset(self) -> None:
+        """Begin again beside what is known: a snapshot follows."""
+        self._arriving, self._follows, self._told = RevocationState(), self._known.epoch == 0, False
 
-    def _changed(self, change: Change) -> None:
+    def changed(self, change: Change) -> None:
+        """Take one step. Raises what is wrong with it; the replica then begins anew, and what is known stays."""
         entry = revocation_pb2.RevocationEntry.FromString(change.value)
-        self._arriving.append(Entry(entry.epoch, tuple(entry.statements), entry.chain))
+        step = Entry(entry.epoch, tuple(entry.statements), entry.chain)
+        self._arriving.append_verified(step, verifier=self._verifier(), at=self._clock.now())
+        if (self._arriving.epoch, self._arriving.chain) == (self._known.epoch, self._known.chain):
+            self._follows = True
+
+    def arrived(self) -> None:
+        """A snapshot is whole: it is what is known from now on, if it goes on from what was known before."""
+        if self._arriving is self._known:
+            return
+        if self._follows or self._arriving.era > self._known.era:
+            self._known = self._arriving
+        elif not self._told:
+            self._told = True
+            self._log.error("revocations_rolled_back", epoch=self._arriving.epoch, known=self._known.epoch)

@@ -10,10 +10,10 @@ from vigil.api.identity.v1 import identity_pb2_grpc
 from vigil.errors import Refused
 from vigil.feed import FeedServicer, Outbox
 from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
+from vigil.feed.trust import RevokedCallers
 from vigil.identity.ca import CertificateAuthority
 from vigil.identity.config import IdentityConfig
 from vigil.identity.ports import Ports
-from vigil.identity.revoked import RevokedCallers
 from vigil.identity.service import IdentityService
 from vigil.identity.servicer import CertificateServicer, DeviceServicer, EnrolmentServicer, RegistryServicer
 from vigil.identity.store import METADATA, MIGRATIONS
@@ -86,7 +86,12 @@ async def serve(config: IdentityConfig, process: Process, *, disk: Disk = open_d
     revoked = None
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")
-        revoked = RevokedCallers(channel_factory=lambda: channel, clock=clock, entropy=entropy)
+        revoked = RevokedCallers(
+            channel_factory=lambda: channel,
+            verifier=lambda: ports.trust.verifier,
+            clock=clock,
+            entropy=entropy,
+        )
         process.supervise("revocations", revoked.run())
     server = GrpcServer(
         role=process.role,

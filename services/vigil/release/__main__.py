@@ -8,12 +8,12 @@ from vigil.core.certificates import Identity
 from vigil.errors import Reason
 from vigil.feed import FeedServicer, Outbox
 from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
+from vigil.feed.trust import CurrentVerifier, RevokedCallers
 from vigil.release.artifacts import ArtifactStore
 from vigil.release.config import ReleaseConfig
 from vigil.release.service import Ports, ReleaseService
 from vigil.release.servicer import ArtifactServicer, ReleaseServicer
 from vigil.release.store import METADATA, MIGRATIONS
-from vigil.release.trust import CurrentVerifier, Revoked
 from vigil.release.uploads import Uploads
 from vigil.rpc.channel import Channels
 from vigil.rpc.options import MAX_MESSAGE_BYTES
@@ -58,10 +58,13 @@ async def serve(config: ReleaseConfig, process: Process, *, disk: Disk = open_da
         channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
     )
     spool = EvidenceSpool(database=database, appender=appender, entropy=entropy)
+    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock))
     check: Callable[[Identity], Reason | None] | None = None
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")
-        revoked = Revoked(channel_factory=lambda: channel, clock=clock, entropy=entropy)
+        revoked = RevokedCallers(
+            channel_factory=lambda: channel, verifier=verifier, clock=clock, entropy=entropy
+        )
         process.supervise("revocations", revoked.run())
         check = revoked.refusal
     ports = Ports(
@@ -69,7 +72,7 @@ async def serve(config: ReleaseConfig, process: Process, *, disk: Disk = open_da
         outbox=Outbox(database),
         spool=spool,
         artifacts=ArtifactStore(config.artifacts),
-        verifier=CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock)),
+        verifier=verifier,
         revoked=check or _nobody,
         clock=clock,
     )
