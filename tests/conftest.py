@@ -18,7 +18,7 @@ settings.register_profile("vigil", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("vigil")
 
 
-INSTALLATIONS = ("breakable", "stack")
+INSTALLATIONS = ("breakable", "stack", "captured")
 """Fixtures that bring up everything: their tests stay together."""
 
 

@@ -16,14 +16,18 @@ from vigil.rpc.tls import TlsWatcher
 
 
 class CurrentVerifier:
-    """Answers the verifier for the newest trust bundle; a new one begins when the file changes."""
+    """Answers the verifier for the newest trust bundle; a new one begins when the file changes.
 
-    def __init__(self, *, watcher: TlsWatcher) -> None:
+    ``at_once``: the file is looked at for each call, where somebody may just have made a manufacturer known.
+    """
+
+    def __init__(self, *, watcher: TlsWatcher, at_once: bool = False) -> None:
         self._watcher = watcher
+        self._at_once = at_once
         self._verifier = ChainVerifier(watcher.current().bundle)
 
     def __call__(self) -> ChainVerifier:
-        bundle = self._watcher.current().bundle
+        bundle = self._watcher.current(now=self._at_once).bundle
         if bundle is not self._verifier.bundle:
             self._verifier = ChainVerifier(bundle)
         return self._verifier

@@ -58,7 +58,7 @@ async def serve(config: ReleaseConfig, process: Process, *, disk: Disk = open_da
         channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
     )
     spool = EvidenceSpool(database=database, appender=appender, entropy=entropy)
-    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock))
+    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=clock), at_once=True)
     check: Callable[[Identity], Reason | None] | None = None
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")

@@ -1,17 +1,19 @@
 """Group commits: what is answered is durable, numbered, provable, and there once."""
 
 import asyncio
+import os
 import sqlite3
 
 import pytest
 
+from tests.support.pki import ORGANIZATION, SITE, Credential
 from tests.unit.evidence.conftest import DEVICE, Log, World, Writer, new_key, submission
 from vigil.core import cbor, cose, merkle
 from vigil.core.certificates import ChainVerifier
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash
-from vigil.core.statements.bodies import Recorded
-from vigil.core.statements.envelope import check, read, read_any
+from vigil.core.statements.bodies import Recorded, Refusals
+from vigil.core.statements.envelope import Scribe, check, read, read_any
 from vigil.errors import Reason, Refused
 from vigil.evidence import sequencer as sequencer_module
 from vigil.evidence import store
@@ -369,3 +371,31 @@ async def test_heads_come_from_the_database_when_memory_is_full(
     links = [decode_leaf(leaf).subjects[0] for leaf in leaves]
     assert [link.number for link in links] == [1, 1, 2, 2]
     assert links[2].previous == leaf_hash(leaves[0])
+
+
+@pytest.mark.holds("floods-by-credential")
+async def test_a_gateways_count_of_refusals_is_recorded(world: World, log: Log) -> None:
+    """Signed with the gateway's key, about a credential; nobody else signs one."""
+    log.start()
+    body = Refusals(
+        credential=bytes(32), count=140, since=world.clock.now() - 60_000, until=world.clock.now()
+    )
+    subject = f"credential/{body.credential.hex()}"
+
+    def signed(credential: Credential) -> bytes:
+        scribe = Scribe(
+            signer=credential.signer,
+            issuer=credential.issuer_name,
+            clock=world.clock,
+            entropy=os.urandom,
+            numbered=False,
+        )
+        return scribe.sign(body, subject=subject).data
+
+    owner = {"organization": ORGANIZATION, "site": SITE}
+    place = await log.sequencer.append(Submission(statement=signed(world.pki.gateway("gw-1")), **owner))
+    assert place.index == 0
+    for other in (world.pki.person("p-tech", "technician"), world.pki.signer_credential("decision")):
+        with pytest.raises(Refused) as refused:
+            await log.sequencer.append(Submission(statement=signed(other), **owner))
+        assert refused.value.reason is Reason.SIGNATURE_INVALID

@@ -15,7 +15,8 @@ from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import read
 from vigil.errors import Reason, Refused
 from vigil.feed import Change
-from vigil.feed.trust import RevokedCallers
+from vigil.feed.trust import CurrentVerifier, RevokedCallers
+from vigil.rpc.tls import TlsWatcher
 
 pytestmark = pytest.mark.holds("stolen-signers", "rogue-revoker")
 
@@ -138,3 +139,21 @@ def test_what_comes_while_a_snapshot_is_on_its_way_changes_nothing_yet(site: Pum
     reader.snapshot(known)
     reader.callers.reset()
     assert reader.refuses(site.technician)
+
+
+def test_a_manufacturer_is_believed_as_soon_as_it_is_known(site: PumpSite) -> None:
+    """Where a person waits, within the second in which the file is not looked at again elsewhere."""
+    files = site.pki.service("release").tls_files
+    verifiers = [
+        CurrentVerifier(watcher=TlsWatcher(files=files, clock=site.clock), at_once=at_once)
+        for at_once in (True, False)
+    ]
+    before = [verifier() for verifier in verifiers]
+    chain = site.pki.manufacturer("newcomer").credential("profile").chain
+    for verifier in before:
+        with pytest.raises(Refused):
+            verifier.verify(chain, at=site.clock.now())
+    assert verifiers[0]().verify(chain, at=site.clock.now()).organization == "newcomer"
+    assert verifiers[1]() is before[1]
+    site.clock.advance(1)
+    assert verifiers[1]().verify(chain, at=site.clock.now()).organization == "newcomer"
