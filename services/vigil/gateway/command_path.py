@@ -16,7 +16,7 @@ from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.api.policy.v1 import policy_pb2
 from vigil.core.certificates import Identity
-from vigil.core.classes import DECISION_DEADLINE_S, NONCE_LIFETIME_S
+from vigil.core.classes import DECISION_DEADLINE_S, LEASE_S, NONCE_LIFETIME_S
 from vigil.core.clock import Clock
 from vigil.core.statements.bodies import ActionClass, Answer, Approval, Command, Decision, Intent
 from vigil.core.statements.envelope import Statement, read
@@ -359,6 +359,9 @@ class CommandPath:
         """Check 3. What is refused here is counted, and told once a minute (`refusals`)."""
         kind = "safety" if target.spec.action_class is ActionClass.S1 else "commands"
         self._quotas.take(caller.thumbprint, kind, step=step)
+        if target.spec.action_class is ActionClass.R and self._facts.revocations.lease_age() > LEASE_S:
+            # The class table: R goes on for ten minutes without a lease, rate-limited.
+            self._quotas.take(caller.thumbprint, "degraded", step=step)
 
     @staticmethod
     def _until() -> float:

@@ -18,6 +18,9 @@ class QuotaConfig(BaseModel):
 
     commands: int = Field(default=_DEFAULT.commands, ge=1, description="Commands a minute.")
     safety: int = Field(default=_DEFAULT.safety, ge=1, description="Class S1 commands a minute, apart.")
+    degraded: int = Field(
+        default=_DEFAULT.degraded, ge=1, description="Class R commands a minute without a lease."
+    )
     previews: int = Field(default=_DEFAULT.previews, ge=1, description="Previews a minute.")
     reads: int = Field(default=_DEFAULT.reads, ge=1, description="Reads a minute.")
     intents: int = Field(default=_DEFAULT.intents, ge=1, description="Intents and approvals a minute.")

@@ -22,6 +22,8 @@ class Limits:
     """Ten a second: a script that walks a ward, far above a person."""
     safety: int = 60
     """Class S1, apart from the others: one a second for a minute."""
+    degraded: int = 30
+    """Class R without a lease: enough to look after one device, too few to walk through a hospital."""
     previews: int = 120
     reads: int = 1_200
     intents: int = 60

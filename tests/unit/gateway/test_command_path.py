@@ -287,6 +287,20 @@ async def test_a_quota_refuses_and_leaves_safety_alone(world: World) -> None:
         assert (await at.me.prepare("quarantine")).nonce
 
 
+@pytest.mark.holds("floods-by-credential", "stolen-technician")
+async def test_reading_without_a_lease_has_a_smaller_quota(world: World) -> None:
+    world.quotas = {"degraded": 2}
+    async with hospital(world) as at:
+        for _ in range(4):
+            await at.me.prepare("diagnose")
+        at.edge.answering = False
+        at.world.clock.ahead_s = 60.0
+        for _ in range(2):
+            await at.me.prepare("diagnose")
+        assert await reason_of(at.me.prepare("diagnose")) is Reason.QUOTA_EXCEEDED
+        assert (await at.me.prepare("quarantine")).nonce
+
+
 class Appraiser(attestation_pb2_grpc.AttestationServiceServicer):
     """Gives every submission a fresh result."""
 
