@@ -30,6 +30,7 @@ from tests.unit.revocation.support import (
 )
 from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
 from vigil.core.certificates import EVERY
+from vigil.core.clock import SystemClock
 from vigil.core.revocations import EMPTY_CHAIN, PathStep, answers, chain_hash
 from vigil.core.statements import bodies
 from vigil.core.statements.bodies import Head, RevocationEffect, Scope
@@ -501,7 +502,8 @@ async def test_the_root_and_two_people_open_an_era_and_a_restore_keeps_it(
     await world.stop_one("revocation")
     folder = world.folder / "revocation" / "root-statements"
     folder.mkdir()
-    said = f"--era=1 --floor=1 --epoch=2 --chain={entry.chain.hex()} --reason=repaired".split()
+    floor = SystemClock().now()
+    said = f"--era=1 --floor={floor} --epoch=2 --chain={entry.chain.hex()} --reason=repaired".split()
     first = world.pki.first
     files = {
         "root": (

@@ -8,6 +8,8 @@ from vigil.attestation.replicas import Devices, ReferenceValues
 from vigil.attestation.service import Attestation, Results
 from vigil.attestation.servicer import AttestationServicer
 from vigil.core.certificates import ChainVerifier, Kind, load_pair
+from vigil.core.clock_confirmation import start_time
+from vigil.core.signing_clock import SigningTime
 from vigil.core.statements.envelope import Scribe
 from vigil.errors import Reason, refused
 from vigil.feed import FeedServicer, Outbox, Replica
@@ -21,7 +23,9 @@ from vigil.rpc.tls import TlsWatcher
 from vigil.storage import Disk, open_database
 
 
-def open_scribe(config: AttestationConfig, process: Process, verifier: ChainVerifier) -> Scribe:
+def open_scribe(
+    config: AttestationConfig, process: Process, verifier: ChainVerifier, *, clock: SigningTime
+) -> Scribe:
     """The signer of results. Raises CERTIFICATE_INVALID when its certificate was made for something else."""
     pair = load_pair(config.signer_certificate, config.signer_key)
     signer = verifier.verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
@@ -30,7 +34,7 @@ def open_scribe(config: AttestationConfig, process: Process, verifier: ChainVeri
     return Scribe(
         signer=pair.signer,
         issuer=f"{signer.kind}/{signer.id}",
-        clock=process.clock,
+        clock=clock,
         entropy=process.entropy,
         numbered=True,
     )
@@ -67,6 +71,10 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
     )
     spool = EvidenceSpool(database=database, appender=appender, entropy=entropy)
     process.supervise("spool", spool.run())
+    durable = start_time(
+        config.confirmations, verifier(), durable=database.read_now(store.newest_time), now=clock.now()
+    )
+    signing_time = SigningTime(clock=clock, durable=durable)
     attestation = Attestation(
         database=database,
         outbox=outbox,
@@ -75,8 +83,9 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         devices=devices,
         references=references,
         revoked=revoked.refusal,
-        scribe=open_scribe(config, process, verifier()),
+        scribe=open_scribe(config, process, verifier(), clock=signing_time),
         clock=clock,
+        on_stored=signing_time.stored,
         entropy=entropy,
     )
     servicer = AttestationServicer(attestation=attestation, results=Results(database=database, clock=clock))

@@ -99,7 +99,9 @@ class Attestation:
         scribe: Scribe,
         clock: Clock,
         entropy: Entropy,
+        on_stored: Callable[[int], object] = lambda _time: None,
     ) -> None:
+        """``on_stored`` hears the time (ms) of each result that is durable."""
         self._database = database
         self._outbox = outbox
         self._spool = spool
@@ -109,6 +111,7 @@ class Attestation:
         self._revoked = revoked
         self._scribe = scribe
         self._clock = clock
+        self._on_stored = on_stored
         self._challenges = Challenges(clock=clock, entropy=entropy)
         self._known: dict[str, Known] = {}
         self._turns: dict[str, asyncio.Lock] = {}
@@ -125,7 +128,8 @@ class Attestation:
     async def submit(self, gateway: Identity, device_id: str, submitted: Submitted) -> bytes:
         """Appraise; answers the signed result once evidence, result and frontier are durable.
 
-        Raises NOT_IN_SCOPE, STATEMENT_MALFORMED, SIGNATURE_INVALID, NONCE_UNKNOWN, NONCE_EXPIRED.
+        Raises NOT_IN_SCOPE, STATEMENT_MALFORMED, SIGNATURE_INVALID, NONCE_UNKNOWN, NONCE_EXPIRED, and STATE_CONFLICT
+        while the clock leaps (docs/protocol.md, "Time").
         """
         device = self._device(gateway, device_id)
         async with self._turns.setdefault(device_id, asyncio.Lock()):
@@ -198,7 +202,7 @@ class Attestation:
     async def _keep(self, device: DeviceFacts, evidence: Statement[Evidence], appraisal: Appraisal) -> bytes:
         profile = self._references.profile(device.model)
         result = self._scribe.sign(
-            _result(device, evidence, appraisal, profile, now=self._clock.now()),
+            _result(device, evidence, appraisal, profile, now=self._scribe.now()),
             subject=f"device/{device.device_id}",
         )
         trust = _trust(device, evidence.body, result)
@@ -226,6 +230,7 @@ class Attestation:
                 )
 
         await self._database.write(write)
+        self._on_stored(result.issued_at * 1000)
         self._known[device.device_id] = appraisal.known
         return result.data
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     select,
 )
 
+from vigil.api.attestation.v1 import attestation_pb2
 from vigil.attestation.domain import Known, decode_known, encode_known
 from vigil.core.certificates import EVERY
 from vigil.feed import tables
@@ -91,6 +92,13 @@ def load_trust(connection: Connection, device_id: str) -> tuple[str, str, bytes]
     )
     found = connection.execute(query).one_or_none()
     return None if found is None else (found[0], found[1], found[2])
+
+
+def newest_time(connection: Connection) -> int | None:
+    """When the result that lasts longest was signed (ms): a durable time of the signer's; None before the first."""
+    query = select(DEVICE.c.trust).order_by(DEVICE.c.stale_at.desc()).limit(1)
+    found = connection.execute(query).scalar_one_or_none()
+    return None if found is None else attestation_pb2.DeviceTrust.FromString(found).appraise_time_ms or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,16 @@ def _person(statement: Statement[Era], verifier: ChainVerifier, *, now: int) -> 
     return person if person.operator and person.has_role(*REVOKER_ROLES) else None
 
 
+def start_time(folder: Path, verifier: ChainVerifier, *, durable: int | None, now: int) -> int | None:
+    """What a signer that knows no era measures its clock by at a start: a later time confirmed, or what is durable."""
+    if durable is None:
+        return None
+    confirmed = confirmed_time(read_folder(folder), verifier, era=None, durable=durable, now=now)
+    if confirmed is not None:
+        logging.getLogger(__name__).warning("the clock was confirmed: %d after %d", confirmed, durable)
+    return confirmed or durable
+
+
 def read_folder(folder: Path) -> list[bytes]:
     """The confirmations that lie in a folder; none when there is no folder."""
     files = sorted(folder.glob("*.cose"))[:MAX_FILES]

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Relay:
-    """Forwards connections from ``listen`` (host, port; port 0 takes a free one) to ``target`` (host:port)."""
+    """Forwards connections to ``listen_host`` (port 0 takes a free one) to ``target`` (host:port)."""
 
     target: str
     listen_port: int = 0
+    listen_host: str = "127.0.0.1"
     _server: asyncio.Server | None = None
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _backward: asyncio.Event = field(default_factory=asyncio.Event)
@@ -26,9 +27,9 @@ class Relay:
         """Listen; answers the address (host:port)."""
         self._open.set()
         self._backward.set()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.listen_port)
+        self._server = await asyncio.start_server(self._accept, self.listen_host, self.listen_port)
         self.listen_port = int(self._server.sockets[0].getsockname()[1])
-        return f"127.0.0.1:{self.listen_port}"
+        return f"{self.listen_host}:{self.listen_port}"
 
     async def stop(self) -> None:
         """Close everything."""

@@ -63,7 +63,13 @@ async def _run(config: DeviceConfig, parent: int | None) -> None:
         loop.add_signal_handler(number, stopping.set)
     if parent is not None:
         watch_parent(parent, stopping.set)
-    fleet = Fleet(folders=config.pumps, gateway=config.dialled, clock=SystemClock(), entropy=os.urandom)
+    fleet = Fleet(
+        folders=config.pumps,
+        gateway=config.dialled,
+        clock=SystemClock(),
+        entropy=os.urandom,
+        set_clock=config.set_clock,
+    )
     control = Control(fleet, config.control_socket)
     await fleet.start()
     await control.start()

@@ -15,7 +15,8 @@ class DeviceConfig:
 
     ``data``: the folder of one pump. ``fleet``: a folder whose subfolders are pumps. ``gateway``: host:port that they
     dial, ``gateway_id``: who must answer there; a pump's own ``link.json`` stands before both. ``control``: the local
-    socket; ``control.sock`` in the folder by default.
+    socket; ``control.sock`` in the folder by default. ``set_clock``: the program that sets the machine's clock when it
+    stands below the pump's floor, given ``@SECONDS`` besides (``["date", "--set"]``); for a pump with its own machine.
     """
 
     data: Path | None = None
@@ -23,6 +24,7 @@ class DeviceConfig:
     gateway: str = ""
     gateway_id: str = ""
     control: Path | None = None
+    set_clock: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.fleet is None):
@@ -69,6 +71,8 @@ def read_config(path: Path | None, **overrides: Any) -> DeviceConfig:
     for name in ("data", "fleet", "control"):
         if name in values:
             values[name] = Path(values[name])
+    if "set_clock" in values:
+        values["set_clock"] = tuple(str(word) for word in values["set_clock"])
     try:
         return DeviceConfig(**values)
     except TypeError as error:

@@ -24,7 +24,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,9 @@ class Fleet:
         gateway: Gateway | None,
         clock: Clock,
         entropy: Entropy,
+        set_clock: Sequence[str] = (),
     ) -> None:
+        self._set_clock = set_clock
         self._folders = folders
         self._gateway = gateway
         self._clock = clock
@@ -85,6 +87,7 @@ class Fleet:
                 shared=self._shared,
                 clock=self._clock,
                 entropy=self._entropy,
+                set_clock=self._set_clock,
             )
             self.pumps[folder.name] = runner
             task = asyncio.create_task(runner.run(), name=f"pump {folder.name}")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from vigil.device import enrol, messages
 from vigil.device.agent import DeviceAgent
 from vigil.device.hardware import Hardware, power_on
 from vigil.device.link import Gateway, Link
+from vigil.device.machine_clock import MachineClock
 from vigil.device.pump import SimulatedPump
 from vigil.device.slots import tamper_firmware
 from vigil.device.store import DeviceStore
@@ -43,6 +44,7 @@ class PumpRunner:
         entropy: Entropy,
         network: Network = GRPC,
         open_store: Callable[[Path], DeviceStore] = DeviceStore,
+        set_clock: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.name = folder.name
@@ -52,6 +54,7 @@ class PumpRunner:
         self._entropy = entropy
         self._network = network
         self._open_store = open_store
+        self._machine_clock = MachineClock(clock, set_clock)
         self._hardware: Hardware | None = None
         self._agent: DeviceAgent | None = None
         self._wake = asyncio.Event()
@@ -86,6 +89,7 @@ class PumpRunner:
                 self._agent = DeviceAgent(
                     hardware=self._hardware, shared=self._shared, clock=self._clock, entropy=self._entropy
                 )
+                await self._machine_clock.raise_to(self._agent.trust.time.floor)
             self._started.set()
             await self._serve(self._hardware)
         finally:

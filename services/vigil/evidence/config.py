@@ -19,11 +19,6 @@ class EvidenceConfig(BaseServiceConfig):
         return self.data_dir / "evidence.db"
 
     @property
-    def confirmations(self) -> Path:
-        """Where two people's confirmations of the clock are looked for at a start."""
-        return self.data_dir / "clock-confirmations"
-
-    @property
     def log_key(self) -> Path:
         """The log's own key, which signs checkpoints; made at the first start."""
         return self.data_dir / "log.key"

@@ -92,6 +92,7 @@ class Sequencer:
         )
         self._heads: OrderedDict[str, SubjectHead] = OrderedDict()
         self._intake = Intake(signers=signers, clock=clock)
+        self._withheld = False
         self._ready: deque[Ready] = deque()
         self._admitted = asyncio.Event()
 
@@ -165,7 +166,7 @@ class Sequencer:
         self, connection: Connection, state: LogState, fresh: Sequence[Ready]
     ) -> tuple[Commit, SignedCommit]:
         items = [ready.admitted for ready in fresh]
-        commit = sequence(state, items, heads=self._heads_of(connection, items), now=self._time())
+        commit = sequence(state, items, heads=self._heads_of(connection, items), now=self.time())
         body = kinds.Recorded(commit.root, commit.first, len(items), commit.after.time)
         data = self._scribe.sign(body, subject=self._subject).data
         signed = SignedCommit(cose.without_chain(data), self._scribe.thumbprint)
@@ -173,11 +174,18 @@ class Sequencer:
         store.write_commit(connection, commit, [ready.entry for ready in fresh], signed=signed, chains=chains)
         return commit, signed
 
-    def _time(self) -> int:
-        """The log's time now. Log time never goes back: a clock that leapt would end every permit until then."""
+    def time(self) -> int:
+        """The log's time now. Log time never goes back: a clock that leapt would end every permit until then.
+
+        Raises EVIDENCE_UNAVAILABLE.
+        """
+        now = self._clock.now()
         try:
-            return self._signing_clock.time(now=self._clock.now(), monotonic=self._clock.monotonic())
+            time = self._signing_clock.time(now=now, monotonic=self._clock.monotonic())
         except Refused as refusal:
+            if not self._withheld:
+                _log.error("nothing is recorded: %s (now %d)", refusal, now)
+            self._withheld = True
             raise refused(
                 Reason.EVIDENCE_UNAVAILABLE,
                 "Nothing is recorded: the log's clock stands too far ahead of its newest entry.",
@@ -185,6 +193,8 @@ class Sequencer:
                 who="the operator",
                 cause=refusal.reason,
             ) from refusal
+        self._withheld = False
+        return time
 
     def _heads_of(self, connection: Connection, items: Sequence[Admitted]) -> dict[str, SubjectHead]:
         heads: dict[str, SubjectHead] = {}

@@ -111,14 +111,17 @@ class Checkpointer:
         return self._newest
 
     async def sign(self) -> Checkpoint:
-        """Sign the log as it is durable now, unless that is signed already; durable before it is answered."""
+        """Sign the log as it is durable now, unless that is signed already; durable before it is answered.
+
+        Raises EVIDENCE_UNAVAILABLE while the clock leaps: its time never goes back either.
+        """
         async with self._signing:
             state = await self._sequencer.state()
             newest = self._newest
             if newest is not None and newest.size == state.size:
                 return newest
             root = state.frontier.root()
-            time = max(self._clock.now(), state.time, 0 if newest is None else newest.time)
+            time = max(self._sequencer.time(), state.time, 0 if newest is None else newest.time)
             check_advance(newest, size=state.size, root=root, time=time)
             note = self._key.sign(state.size, root)
             checkpoint = Checkpoint(self._key.origin, state.size, root, time, note)

@@ -33,6 +33,8 @@ from vigil.storage import Database
 SILENCE_S: Final = 6.0
 """Three challenges without any word: the edge is given up before the lease is."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 3.0
+RETURN_S: Final = 1.0
+"""When a stream that worked is lost, everybody else has probably lost theirs: gateways come back spread over this."""
 MAX_PENDING: Final = 20_000
 """Entries that wait for the head that confirms them; a forged flood ends the stream instead of memory."""
 PRINCIPAL: Final = "principal/"
@@ -60,6 +62,7 @@ class RevocationView:
         self.lease = Lease()
         self.head = b""
         self._unsaved: list[ReadEntry] = []
+        self._replaced = False
         self._saved = (0, 0)
 
     def restore(self) -> None:
@@ -79,8 +82,18 @@ class RevocationView:
         return 0 if age >= LEASE_S else int((LEASE_S - age) * 1000)
 
     def take(self, entries: Sequence[Entry], head: Statement[Head]) -> tuple[ReadEntry, ...]:
-        """Enforce what a head confirms, in memory. Raises what `RevocationState.advance` raises."""
-        taken = self.state.advance(entries, head, verifier=self._trust.verifier, at=self._clock.now())
+        """Enforce what a head confirms, in memory. Raises what `RevocationState.advance` raises.
+
+        Another chain, given whole, counts in the place of this one where the root and two people opened a later era.
+        """
+        verifier, now = self._trust.verifier, self._clock.now()
+        try:
+            taken = self.state.advance(entries, head, verifier=verifier, at=now)
+        except Refused:
+            if head.body.era <= self.state.era or not any(entry.epoch == 1 for entry in entries):
+                raise
+            self.state, taken = self.state.renewed(entries, head, verifier=verifier, at=now)
+            self._unsaved, self._replaced = [], True
         self.head = head.data
         self._unsaved.extend(taken)
         return taken
@@ -90,19 +103,24 @@ class RevocationView:
         era, epoch, head = self.state.era, self.state.epoch, self.head
         if (era, epoch) == self._saved and not self._unsaved:
             return
-        unsaved = list(self._unsaved)
+        taken, replaced = self._unsaved, self._replaced
+        unsaved = list(taken)
         entries = [(one.entry.epoch, proto_of(one.entry).SerializeToString()) for one in unsaved]
         credentials, people = compromised(unsaved)
 
         def write(connection: Connection) -> None:
+            if replaced:
+                store.forget_revocations(connection)
             store.keep_revocations(connection, entries, era=era, epoch=epoch, head=head)
             if credentials or people:
                 # Effects of a revocation: compromise also voids pending approvals.
                 intent_store.void(connection, credentials=credentials, people=people)
 
         await self._database.write(write)
-        del self._unsaved[: len(unsaved)]
-        self._saved = (era, epoch)
+        if self._unsaved is taken:
+            self._replaced = False
+            del taken[: len(unsaved)]
+            self._saved = (era, epoch)
 
     async def after(self, epoch: int) -> list[revocation_pb2.RevocationEntry]:
         """The enforced entries after an epoch, for a device that is behind."""
@@ -177,10 +195,12 @@ class RevocationFollower:
             except Exception:  # noqa: BLE001 - the task's outer edge: the lease runs out meanwhile, as it must
                 self._log.exception("edge_failed")
             raise_if_cancelled()
-            failures = 0 if self._view.lease_age() < before else failures + 1
+            worked = self._view.lease_age() < before
+            failures = 0 if worked else failures + 1
             place += 1
             pause = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 8))
-            await asyncio.sleep(pause * (0.5 + int.from_bytes(self._entropy(2), "big") / 0x20000))
+            chance = int.from_bytes(self._entropy(2), "big") / 0x10000
+            await asyncio.sleep(pause * (0.5 + chance / 2) + (RETURN_S * chance if worked else 0.0))
 
     async def _session(self, stub: "revocation_pb2_grpc.EdgeServiceAsyncStub") -> None:
         self._pending.clear()

@@ -214,6 +214,11 @@ def keep_revocations(
     )
 
 
+def forget_revocations(connection: Connection) -> None:
+    """Another chain takes the place of this one."""
+    connection.execute(delete(REVOCATION))
+
+
 def revocations_after(connection: Connection, epoch: int) -> list[bytes]:
     """Entries after an epoch, in their order."""
     rows = connection.execute(

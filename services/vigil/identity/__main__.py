@@ -7,6 +7,8 @@ import structlog
 
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.api.identity.v1 import identity_pb2_grpc
+from vigil.core.clock_confirmation import start_time
+from vigil.core.signing_clock import SigningTime
 from vigil.errors import Refused
 from vigil.feed import FeedServicer, Outbox
 from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
@@ -16,7 +18,7 @@ from vigil.identity.config import IdentityConfig
 from vigil.identity.ports import Ports
 from vigil.identity.service import IdentityService
 from vigil.identity.servicer import CertificateServicer, DeviceServicer, EnrolmentServicer, RegistryServicer
-from vigil.identity.store import METADATA, MIGRATIONS
+from vigil.identity.store import METADATA, MIGRATIONS, newest_time
 from vigil.identity.trust import Trust
 from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer, Servicer
@@ -71,12 +73,20 @@ async def serve(config: IdentityConfig, process: Process, *, disk: Disk = open_d
         channel=channels.service(config.peer("evidence"), "evidence"), entropy=entropy, streams=1
     )
     spool = EvidenceSpool(database=database, appender=appender, entropy=entropy)
+    # Time: whoever issues certificates withholds like every signer when the clock leaps.
+    trust = Trust(config.pki_dir)
+    durable = start_time(
+        config.confirmations, trust.verifier, durable=database.read_now(newest_time), now=clock.now()
+    )
+    signing_time = SigningTime(clock=clock, durable=durable)
     ports = Ports(
         database=database,
         outbox=outbox,
         spool=spool,
-        authority=CertificateAuthority.load(config.pki_dir, clock=clock, entropy=entropy),
-        trust=Trust(config.pki_dir),
+        authority=CertificateAuthority.load(
+            config.pki_dir, clock=signing_time, entropy=entropy, on_issued=signing_time.stored
+        ),
+        trust=trust,
         clock=clock,
         entropy=entropy,
         time_zones=frozenset({*zoneinfo.available_timezones(), "UTC"}),

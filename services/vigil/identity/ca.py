@@ -1,6 +1,6 @@
 """The online authority: the intermediates' keys, and what may be issued with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +38,18 @@ class CertificateAuthority:
     """Issues certificates of the four TLS kinds, each through its own intermediate."""
 
     def __init__(
-        self, *, bundle: TrustBundle, issuers: Mapping[Kind, pki.Issuer], clock: Clock, entropy: Entropy
+        self,
+        *,
+        bundle: TrustBundle,
+        issuers: Mapping[Kind, pki.Issuer],
+        clock: Clock,
+        entropy: Entropy,
+        on_issued: Callable[[int], object] = lambda _time: None,
     ) -> None:
-        """Raise CERTIFICATE_INVALID if an issuer is not the bundle's intermediate of that kind."""
+        """``on_issued`` hears when (ms) each certificate was issued.
+
+        Raise CERTIFICATE_INVALID if an issuer is not the bundle's intermediate of that kind.
+        """
         for kind, issuer in issuers.items():
             if issuer.certificate not in bundle.intermediates.get(kind, ()):
                 raise refused(
@@ -50,15 +59,23 @@ class CertificateAuthority:
         self._issuers = dict(issuers)
         self._clock = clock
         self._entropy = entropy
+        self._on_issued = on_issued
         self._verifier = ChainVerifier(bundle, max_cached=1)
 
     @classmethod
-    def load(cls, directory: Path, *, clock: Clock, entropy: Entropy) -> "CertificateAuthority":
+    def load(
+        cls,
+        directory: Path,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        on_issued: Callable[[int], object] = lambda _time: None,
+    ) -> "CertificateAuthority":
         """Load a ``pki`` folder that `ceremony.first_start` made. Raises CERTIFICATE_INVALID, OSError."""
         bundle = TrustBundle.from_json((directory / "trust.json").read_text())
         folder = directory / "intermediates"
         issuers = {kind: load_issuer(folder / f"{kind}.pem", folder / f"{kind}.key") for kind in TLS_KINDS}
-        return cls(bundle=bundle, issuers=issuers, clock=clock, entropy=entropy)
+        return cls(bundle=bundle, issuers=issuers, clock=clock, entropy=entropy, on_issued=on_issued)
 
     @property
     def bundle(self) -> TrustBundle:
@@ -75,7 +92,8 @@ class CertificateAuthority:
     def issue(self, public_key: PublicKey, grant: Grant, profile: pki.Profile) -> Issued:
         """Issue for a key whose possession was proved. The grant may end before the profile, never later.
 
-        Raises FIELD_INVALID when grant and profile do not fit, STATE_CONFLICT when the issuer has ended.
+        Raises FIELD_INVALID when grant and profile do not fit, STATE_CONFLICT when the issuer has ended or the clock
+        leaps: what is issued by a clock that stands years ahead would last for years.
         """
         _check_profile(grant, profile)
         now = self._clock.now()
@@ -97,7 +115,9 @@ class CertificateAuthority:
             not_after=until + profile.grace,
             entropy=self._entropy,
         )
-        return self._checked(certificate, issuer.certificate, at=now)
+        issued = self._checked(certificate, issuer.certificate, at=now)
+        self._on_issued(now)
+        return issued
 
     def _checked(self, leaf: x509.Certificate, intermediate: x509.Certificate, *, at: int) -> Issued:
         """Show that what leaves this authority is what verifiers accept."""

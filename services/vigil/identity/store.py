@@ -22,6 +22,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     and_,
+    func,
     insert,
     select,
     true,
@@ -214,6 +215,13 @@ LIFT = Table(
 )
 FEED = tables(METADATA)
 SPOOL = spool_table(METADATA)
+
+
+def newest_time(connection: Connection) -> int | None:
+    """When the newest credential was issued (ms): a durable time of the authority's; None before the first."""
+    newest: int | None = connection.execute(select(func.max(CREDENTIAL.c.create_time))).scalar_one()
+    return newest
+
 
 TABLE_OF: Final[Mapping[type, Table]] = {
     domain.Organization: ORGANIZATION,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from vigil.api.policy.v1 import policy_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
 from vigil.core.certificates import ChainVerifier, Identity, Kind, load_pair
+from vigil.core.signing_clock import SigningTime
 from vigil.core.statements.bodies import Profile, Result
 from vigil.core.statements.envelope import Scribe
 from vigil.errors import Reason, refused
@@ -47,7 +48,9 @@ async def open_engine(config: PolicyConfig) -> PolicyEngine:
     return await OpaServerEngine.open(host=host, port=port, revision=bundle.revision)
 
 
-def open_scribe(config: PolicyConfig, process: Process, verifier: ChainVerifier) -> Scribe:
+def open_scribe(
+    config: PolicyConfig, process: Process, verifier: ChainVerifier, *, clock: SigningTime
+) -> Scribe:
     """The signer of decisions. Raises CERTIFICATE_INVALID when its certificate was made for something else."""
     pair = load_pair(config.signer_certificate, config.signer_key)
     signer = verifier.verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
@@ -56,7 +59,7 @@ def open_scribe(config: PolicyConfig, process: Process, verifier: ChainVerifier)
     return Scribe(
         signer=pair.signer,
         issuer=f"{signer.kind}/{signer.id}",
-        clock=process.clock,
+        clock=clock,
         entropy=process.entropy,
         numbered=True,
     )
@@ -66,7 +69,13 @@ class Memory:
     """Everything known without asking, followed for the life of the process."""
 
     def __init__(
-        self, *, config: PolicyConfig, process: Process, channels: Channels, verifier: CurrentVerifier
+        self,
+        *,
+        config: PolicyConfig,
+        process: Process,
+        channels: Channels,
+        verifier: CurrentVerifier,
+        on_head: Callable[[int], object],
     ) -> None:
         self._verifier = verifier
         self.devices = Devices()
@@ -78,6 +87,7 @@ class Memory:
             verifier=verifier,
             clock=process.clock,
             entropy=process.entropy,
+            on_head=on_head,
         )
         self._replicas = [
             self._replica(name, view, config, process, channels)
@@ -150,12 +160,16 @@ async def serve(
 ) -> None:
     """Wire and serve until told to stop."""
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
-    scribe = open_scribe(config, process, verifier())
+    # Time: what a decision signer has durable are its decisions on record; at a start, what heads say.
+    signing_time = SigningTime(clock=process.clock, durable=None)
+    scribe = open_scribe(config, process, verifier(), clock=signing_time)
     engine = await opened(config)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
     )
-    memory = Memory(config=config, process=process, channels=channels, verifier=verifier)
+    memory = Memory(
+        config=config, process=process, channels=channels, verifier=verifier, on_head=signing_time.begin
+    )
     appender = EvidenceAppender(
         channel=channels.service(config.peer("evidence"), "evidence"),
         entropy=process.entropy,
@@ -169,6 +183,7 @@ async def serve(
         appender=appender,
         clock=process.clock,
         metrics=PolicyMetrics(process.metrics),
+        on_recorded=signing_time.stored,
     )
     server = GrpcServer(
         role="policy",

@@ -31,7 +31,7 @@ CHALLENGE_BYTES: Final = 16
 
 
 class HeadFollower:
-    """The client of the revocation service; ``run`` is its task."""
+    """The client of the revocation service; ``run`` is its task. ``on_head`` hears each verified head's time (ms)."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class HeadFollower:
         clock: Clock,
         entropy: Entropy,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_head: Callable[[int], object] = lambda _issued: None,
     ) -> None:
         self._stub = stub
         self._verifier = verifier
         self._clock = clock
         self._entropy = entropy
         self._sleep = sleep
+        self._on_head = on_head
         self._lease = Lease()
         self._pending: dict[int, Entry] = {}
         self._anew = False
@@ -116,6 +118,7 @@ class HeadFollower:
         finally:
             self._pending.clear()
         self._anew = False
+        self._on_head(head.body.issued)
 
     def _note(self, trouble: str) -> None:
         if trouble != self._trouble:

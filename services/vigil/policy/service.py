@@ -7,7 +7,7 @@ decision, for a nonce that is dead by then.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -129,7 +129,9 @@ class Decisions:
         clock: Clock,
         metrics: PolicyMetrics,
         kept: int = KEPT,
+        on_recorded: Callable[[int], object] = lambda _time: None,
     ) -> None:
+        """``on_recorded`` hears the time (ms) of each decision that is on record."""
         self._facts = facts
         self._engine = engine
         self._scribe = scribe
@@ -137,6 +139,7 @@ class Decisions:
         self._clock = clock
         self._metrics = metrics
         self._limit = kept
+        self._on_recorded = on_recorded
         self._kept: dict[bytes, _Kept] = {}
         self.taken = 0
         self._log = structlog.get_logger("vigil.policy")
@@ -230,6 +233,7 @@ class Decisions:
                 raise _unrecorded(failure) from failure
             return Outcome(signed.decision.data, None, signed.result, signed.refusal, ())
         kept.signed = None  # It stands in the task now.
+        self._on_recorded(signed.decision.issued_at * 1000)
         return Outcome(
             signed.decision.data,
             recorded[-1],
@@ -265,6 +269,20 @@ class Decisions:
         result = b"" if view.result is None else view.result.statement.data
         return _Signed(decision, result, refusal, records, fresh)
 
+    def _now(self) -> int:
+        """Time: what is signed now carries this; a signer whose clock leapt withholds. Raises POLICY_UNAVAILABLE."""
+        try:
+            return self._scribe.now()
+        except Refused as refusal:
+            self._log.error("decisions_withheld", reason=str(refusal))
+            raise refused(
+                Reason.POLICY_UNAVAILABLE,
+                "No decision is signed: the clock of the decision service stands too far ahead.",
+                lifted_by="the right time",
+                who="the operator",
+                cause=refusal.reason,
+            ) from refusal
+
     async def _judge(self, item: Item, view: View) -> tuple[list[Finding], tuple[Obligation, ...], Judgement]:
         """Checks 2 to 7: everything found against it; what it owes when nothing was."""
         judgement = judge(item, view)
@@ -291,7 +309,7 @@ class Decisions:
     def _view(self, item: Item, device: Device) -> View:
         facts = self._facts
         return View(
-            now=self._clock.now(),
+            now=self._now(),
             device=device,
             verifier=facts.verifier,
             revocations=facts.revocations,

@@ -1,13 +1,16 @@
 """The revocation service: ``python -m vigil.revocation --config FILE``."""
 
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 import redis.asyncio
+from sqlalchemy import Connection
 
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
 from vigil.core.certificates import ChainVerifier, Pair, load_pair
+from vigil.core.clock import Clock
 from vigil.core.clock_confirmation import confirmed_time, read_folder
 from vigil.core.signing_clock import SigningClock
 from vigil.feed import FeedServicer, Outbox
@@ -29,7 +32,7 @@ from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
 from vigil.rpc.tls import TlsWatcher
-from vigil.storage import Database, Disk, open_database
+from vigil.storage import Database, Disk, after_commit, open_database
 
 
 def _pairs(config: RevocationConfig) -> list[Pair]:
@@ -100,8 +103,16 @@ async def _serve(
     signer = HeadSigner(chain=chain, keys=keys, lease=lease, head_clock=head_clock, clock=clock)
     process.supervise("lease", signer.keep())
     await Restorer(channel=evidence, database=database, writer=writer, verifier=verifier, clock=clock).run()
-    root_steps = RootSteps(database=database, chain=chain, writer=writer, verifier=verifier, clock=clock)
-    await root_steps.enter(read_folder(config.root_statements))
+    root_steps = RootSteps(
+        database=database,
+        chain=chain,
+        writer=writer,
+        verifier=verifier,
+        clock=clock,
+        on_era=partial(_era_begins, head_clock, clock),
+    )
+    async with lease.turn:
+        await root_steps.enter(read_folder(config.root_statements))
     process.log.info("chain", era=chain.state.era, epoch=chain.state.epoch, chain=chain.state.chain.hex())
     process.supervise("spool", spool.run())
     if config.redis_url:
@@ -155,6 +166,11 @@ async def _serve(
     process.ready(await server.start())
     await process.until_stopped()
     await server.stop()
+
+
+def _era_begins(head_clock: SigningClock, clock: Clock, connection: Connection, floor: int) -> None:
+    store.reset_head_time(connection, floor)
+    after_commit(connection, lambda: head_clock.begin_again(floor, monotonic=clock.monotonic()))
 
 
 def _durable_time(

@@ -36,11 +36,6 @@ class RevocationConfig(BaseServiceConfig):
         return self.data_dir / "revocation.db"
 
     @property
-    def confirmations(self) -> Path:
-        """Where two people's confirmations of the clock are looked for at a start."""
-        return self.data_dir / "clock-confirmations"
-
-    @property
     def root_statements(self) -> Path:
         """Where what the offline root and two people signed is looked for at a start."""
         return self.data_dir / "root-statements"

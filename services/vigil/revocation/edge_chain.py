@@ -1,14 +1,15 @@
 """The chain as an edge verified it: nothing counts before a signed head confirms it."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
+from sqlalchemy import Connection
 
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.clock import Clock
-from vigil.core.revocations import EMPTY_CHAIN, Entry, RevocationState
+from vigil.core.revocations import EMPTY_CHAIN, Entry, ReadEntry, RevocationState
 from vigil.core.statements.bodies import Head
 from vigil.core.statements.envelope import Statement
 from vigil.errors import Reason, Refused
@@ -29,6 +30,7 @@ class EdgeChain:
         self._tail = Tail()
         self._hashes: list[bytes] = [EMPTY_CHAIN]
         self._unsaved: Values = []
+        self._replaced = False
         self._persisting = asyncio.Lock()
         self._log = structlog.get_logger("vigil.edge.chain")
         self.state = RevocationState()
@@ -59,11 +61,27 @@ class EdgeChain:
         while (epoch := epoch + 1) in given:
             messages[epoch] = given[epoch]
         taken = self.state.advance(
-            [Entry(message.epoch, tuple(message.statements), message.chain) for message in messages.values()],
-            head,
-            verifier=self._verifier(),
-            at=self._clock.now(),
+            _entries(messages.values()), head, verifier=self._verifier(), at=self._clock.now()
         )
+        self._taken(taken, messages, head)
+
+    def renew(self, entries: Iterable[RevocationEntry], head: Statement[Head]) -> None:
+        """Take the chain of a later era whole, in the place of this one. Raises what `RevocationState.renewed` raises.
+
+        The offline root and two people opened that era, in that chain: what this edge held before counts no more.
+        """
+        messages = {message.epoch: message for message in entries}
+        state, taken = self.state.renewed(
+            _entries(messages.values()), head, verifier=self._verifier(), at=self._clock.now()
+        )
+        self._log.warning("another_chain", era=state.era, epoch=state.epoch, former=self.state.epoch)
+        self.state = state
+        self._tail, self._hashes, self._unsaved, self._replaced = Tail(), [EMPTY_CHAIN], [], True
+        self._taken(taken, messages, head)
+
+    def _taken(
+        self, taken: Iterable[ReadEntry], messages: Mapping[int, RevocationEntry], head: Statement[Head]
+    ) -> None:
         self.head = head
         for one in taken:
             epoch = one.entry.epoch
@@ -78,15 +96,27 @@ class EdgeChain:
     async def persist(self) -> None:
         """Make what was taken durable; what cannot be written now is tried again, or fetched after a restart."""
         async with self._persisting:
-            unsaved, era = list(self._unsaved), self.state.era
-            if not unsaved:
+            unsaved, era, replaced = self._unsaved, self.state.era, self._replaced
+            count = len(unsaved)
+            if not count and not replaced:
                 return
+            values = unsaved[:count]
+
+            def write(connection: Connection) -> None:
+                if replaced:
+                    edge_store.forget(connection)
+                edge_store.put(connection, values, era=era)
+
             try:
-                await self._database.write(lambda conn: edge_store.put(conn, unsaved, era=era))
+                await self._database.write(write)
             except Refused as refusal:
-                self._log.error("entries_not_persisted", reason=str(refusal), entries=len(unsaved))
+                self._log.error("entries_not_persisted", reason=str(refusal), entries=count)
                 return
-            del self._unsaved[: len(unsaved)]
+            if self._unsaved is not unsaved:
+                # Another chain came meanwhile, and is written next.
+                return
+            self._replaced = False
+            del unsaved[:count]
 
     def hash_at(self, epoch: int) -> bytes | None:
         """The chain hash at an epoch; None for one that is not known here."""
@@ -102,3 +132,7 @@ class EdgeChain:
         if values is None:
             values = await self._database.read(lambda conn: edge_store.after(conn, epoch, limit=BATCH))
         return bounded(values)
+
+
+def _entries(messages: Iterable[RevocationEntry]) -> list[Entry]:
+    return [Entry(message.epoch, tuple(message.statements), message.chain) for message in messages]

@@ -143,6 +143,14 @@ class Hub:
         batch = revocation_pb2.EntryBatch(entries=[RevocationEntry.FromString(value) for _, value in values])
         return values[-1][0], revocation_pb2.FollowResponse(entries=batch).SerializeToString()
 
+    def cut_all(self) -> None:
+        """Another chain took the place of this one: everybody says anew where it stands."""
+        self._batches.clear()
+        self._announcement, self._announced = b"", (-1, -1)
+        for reader in tuple(self._readers):
+            reader.answer = None
+            reader.cut()
+
     def sweep(self) -> None:
         """Cut readers that take nothing."""
         now = self._clock.monotonic()
@@ -195,7 +203,11 @@ class EdgeServicer(revocation_pb2_grpc.EdgeServiceServicer):
         start = first.start
         reader = Reader(gateway_id=caller_of(context).id, epoch=start.epoch, cut=_cutter(context))
         known = self._chain.hash_at(start.epoch)
-        if known is None:
+        if known != start.chain and start.era < self._chain.state.era:
+            # It stands on a chain that was lost, and takes the one of the later era whole.
+            self._log.warning("reader_on_former_chain", gateway=reader.gateway_id, epoch=start.epoch)
+            reader.epoch = 0
+        elif known is None:
             # It knows more than this edge, or says so: it is told nothing older than what it has.
             self._log.warning("reader_ahead", gateway=reader.gateway_id, claimed=start.epoch)
         elif known != start.chain:

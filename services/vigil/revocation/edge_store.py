@@ -2,7 +2,18 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, MetaData, Table, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    delete,
+    insert,
+    select,
+)
 
 METADATA = MetaData()
 _EPOCH = BigInteger().with_variant(Integer, "sqlite")
@@ -21,6 +32,11 @@ def put(connection: Connection, values: Sequence[tuple[int, bytes]], *, era: int
     if values:
         rows = [{"epoch": epoch, "era": era, "value": value} for epoch, value in values]
         connection.execute(insert(ENTRY), rows)
+
+
+def forget(connection: Connection) -> None:
+    """Another chain takes the place of this one."""
+    connection.execute(delete(ENTRY))
 
 
 def after(connection: Connection, epoch: int, *, limit: int) -> list[tuple[int, bytes]]:

@@ -62,6 +62,7 @@ class Poller:
         self._lease = Lease()
         self._gathered: dict[int, RevocationEntry] = {}
         self._hint = asyncio.Event()
+        self._anew = False
         self._failing = False
         self._log = structlog.get_logger("vigil.edge.poll")
         self._failed = Counter("vigil_edge_polls_failed", "Polls without a usable head.", registry=metrics)
@@ -137,21 +138,32 @@ class Poller:
 
     def _reached(self) -> int:
         """The epoch up to which entries are here, confirmed or gathered."""
-        epoch = self._chain.state.epoch
+        epoch = 0 if self._anew else self._chain.state.epoch
         while epoch + 1 in self._gathered:
             epoch += 1
         return epoch
 
     def _take(self, head: Statement[Head], *, progress: bool) -> bool:
         """Advance to the head; False when it has to be asked again. Raises what cannot be helped by that."""
+        later = head.body.era > self._chain.state.era
         try:
-            self._chain.advance(self._gathered.values(), head)
+            if self._anew and later:
+                self._chain.renew(self._gathered.values(), head)
+                self._hub.cut_all()
+            else:
+                self._chain.advance(self._gathered.values(), head)
         except Refused as refusal:
             overtaken = refusal.reason is Reason.EPOCH_ROLLED_BACK and self._overtaken(head)
             if overtaken or (refusal.reason is Reason.SNAPSHOT_REQUIRED and progress):
                 return False
             self._gathered.clear()
+            # Another chain counts only when the root and two people opened a later era in it: it is fetched from its
+            # beginning beside the one in force, which stays in force.
+            self._anew = later and not self._anew
+            if self._anew:
+                return False
             raise
+        self._anew = False
         # What lies behind the head that was taken is of no use, whoever sent it.
         self._gathered.clear()
         return True

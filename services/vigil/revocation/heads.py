@@ -20,8 +20,8 @@ from vigil.revocation.chain import Chain
 from vigil.revocation.domain import CHALLENGE_BYTES, root_and_paths
 from vigil.storage import Database
 
-LEASE_MS: Final = 4_000
-"""A second process takes over within this time (ARCHITECTURE, Revocation)."""
+LEASE_S: Final = 4.0
+"""A second process takes over when the holder has not renewed for this time (ARCHITECTURE, Revocation)."""
 RENEW_S: Final = 1.0
 HELD_S: Final = 3.0
 """A holder that could not renew stops signing a second before another may begin."""
@@ -34,13 +34,20 @@ class LeaseLostError(Exception):
 
 
 class HeadLease:
-    """The row that says which process signs; with it goes the newest signed time that is durable."""
+    """The row that says which process signs; with it goes the newest signed time that is durable.
+
+    Its end is nobody's wall clock: whoever waits takes over once the row has not changed for 4 s of its own monotonic
+    time. So a clock that is stepped takes no lease from another, and holds none up.
+    """
 
     def __init__(self, *, database: Database, clock: Clock, holder: str) -> None:
         self._database = database
         self._clock = clock
         self._holder = holder
         self._renewed = float("-inf")
+        self._seen: tuple[store.Holding, float] | None = None
+        self.turn = asyncio.Lock()
+        """Held while signed time is made durable, and by whoever resets it."""
         self._log = structlog.get_logger("vigil.revocation.lease")
 
     async def acquire(self) -> None:
@@ -58,6 +65,10 @@ class HeadLease:
 
     async def renew(self, head_clock: SigningClock) -> None:
         """Keep the lease and make the time durable that a head has now. Raises LeaseLostError, STORAGE_UNAVAILABLE."""
+        async with self.turn:
+            await self._renew(head_clock)
+
+    async def _renew(self, head_clock: SigningClock) -> None:
         moment = self._clock.monotonic()
         try:
             time = head_clock.time(now=self._clock.now(), monotonic=moment)
@@ -70,19 +81,24 @@ class HeadLease:
             head_clock.stored(time, monotonic=moment)
 
     async def _take(self, time: int = 0) -> bool:
-        moment, now = self._clock.monotonic(), self._clock.now()
+        moment = self._clock.monotonic()
+        over = self._seen[0] if self._seen is not None and moment - self._seen[1] > LEASE_S else None
 
-        def run(connection: Connection) -> bool:
-            taken = store.take_lease(connection, holder=self._holder, now=now, until=now + LEASE_MS)
-            if taken and time:
+        def run(connection: Connection) -> store.Holding:
+            holding = store.take_lease(connection, holder=self._holder, over=over)
+            if holding[0] == self._holder and time:
                 store.store_head_time(connection, time)
-            return taken
+            return holding
 
-        taken = await self._database.write(run)
-        if taken:
-            # From before the write began: the row's end is counted from there.
-            self._renewed = moment
-        return taken
+        holding = await self._database.write(run)
+        if self._seen is None or self._seen[0] != holding:
+            # After the write: whoever renewed did so before we saw it.
+            self._seen = (holding, self._clock.monotonic())
+        if holding[0] != self._holder:
+            return False
+        # From before the write began: others count the row's end from later.
+        self._renewed = moment
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate
+from sqlalchemy import Connection
 
 from vigil.core.certificates import EVERY, ChainVerifier, Kind, TrustBundle, load_pair
 from vigil.core.clock import Clock, SystemClock
@@ -55,12 +56,15 @@ class RootSteps:
         writer: ChainWriter,
         verifier: Callable[[], ChainVerifier],
         clock: Clock,
+        on_era: Callable[[Connection, int], None],
     ) -> None:
+        """``on_era`` is called in the transaction of an era's step, with its floor (ms)."""
         self._database = database
         self._chain = chain
         self._writer = writer
         self._verifier = verifier
         self._clock = clock
+        self._on_era = on_era
         self._log = structlog.get_logger("vigil.revocation.rooted")
 
     async def enter(self, found: Iterable[bytes]) -> int:
@@ -69,10 +73,17 @@ class RootSteps:
         for statements in self._complete(found):
             if not self._fits(statements[0].body):
                 continue
-            await self._database.write(partial(self._writer.append, draft=draft_of_rooted(statements)))
+            await self._database.write(partial(self._append, statements=statements))
             entered += 1
             self._log.warning("root_step", kind=str(statements[0].kind), epoch=self._chain.state.epoch)
         return entered
+
+    def _append(self, connection: Connection, statements: tuple[Statement[Any], ...]) -> None:
+        self._writer.append(connection, draft_of_rooted(statements))
+        body = statements[0].body
+        if isinstance(body, Era):
+            # Time: an era resets the floor, of signed time as well.
+            self._on_era(connection, body.floor)
 
     def _complete(self, found: Iterable[bytes]) -> list[tuple[Statement[Any], ...]]:
         groups: dict[tuple[StatementKind, bytes], dict[str, Statement[Any]]] = {}

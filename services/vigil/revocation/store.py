@@ -69,7 +69,7 @@ LEASE = Table(
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("holder", String(63), nullable=False),
-    Column("until", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),  # a mark that rises with each renewal
     Column("head_time", BigInteger, nullable=False),  # the newest signed time that is durable; 0: none
 )
 PROPOSAL = Table(
@@ -236,16 +236,20 @@ def forget_proposals(connection: Connection, content: bytes) -> None:
 # --- the lease of the head
 
 
-def take_lease(connection: Connection, *, holder: str, now: int, until: int) -> bool:
-    """Take or keep the lease; False while another holds it."""
+Holding = tuple[str, int]
+"""Who holds the lease, and a mark that each renewal raises."""
+
+
+def take_lease(connection: Connection, *, holder: str, over: Holding | None) -> Holding:
+    """Take or keep the lease, if nobody else holds it but as ``over`` says; answers how it is held now."""
     row = connection.execute(select(LEASE.c.holder, LEASE.c.until)).one_or_none()
     if row is None:
-        connection.execute(insert(LEASE).values(id=1, holder=holder, until=until, head_time=0))
-        return True
-    if row.holder != holder and row.until > now:
-        return False
-    connection.execute(update(LEASE).values(holder=holder, until=until))
-    return True
+        connection.execute(insert(LEASE).values(id=1, holder=holder, until=1, head_time=0))
+        return holder, 1
+    if row.holder != holder and (row.holder, row.until) != over:
+        return row.holder, row.until
+    connection.execute(update(LEASE).values(holder=holder, until=row.until + 1))
+    return holder, row.until + 1
 
 
 def head_time(connection: Connection) -> int | None:
@@ -256,6 +260,11 @@ def head_time(connection: Connection) -> int | None:
 def store_head_time(connection: Connection, time: int) -> None:
     """Note a signed time; it only rises."""
     connection.execute(update(LEASE).where(LEASE.c.head_time < time).values(head_time=time))
+
+
+def reset_head_time(connection: Connection, time: int) -> None:
+    """An era resets signed time, forward or back."""
+    connection.execute(update(LEASE).values(head_time=time))
 
 
 # --- coverage

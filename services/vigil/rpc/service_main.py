@@ -87,6 +87,11 @@ class BaseServiceConfig(BaseModel):
         """Where this end's certificate lies."""
         return TlsFiles(self.certificate, self.key, self.trust)
 
+    @property
+    def confirmations(self) -> Path:
+        """Where a signer looks for two people's confirmations of the clock, at a start."""
+        return self.data_dir / "clock-confirmations"
+
     def peer(self, role: str) -> str:
         """The address of another service. Raises ConfigError when the configuration does not name it."""
         try:

@@ -29,7 +29,8 @@ from vigil.run.supervisor import ChildSpec, Supervisor
 
 READY_S = 60.0
 """How long the services may take before `vigil up` gives up; they take a few seconds."""
-RENEW_INTERVAL_S = 3600.0
+RENEW_INTERVAL_S = 60.0
+"""A machine that slept, or whose clock was set, serves again within this time."""
 SCAN_INTERVAL_S = 0.5
 FILES = 65_536
 """One descriptor a connection (ARCHITECTURE section 7); as many as the hard limit allows."""

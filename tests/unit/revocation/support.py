@@ -91,11 +91,16 @@ class Owner:
             folder / f"{role}-feed.db", metadata=FEED_METADATA, migrations=FEED_MIGRATIONS
         )
         self.outbox = Outbox(self.database)
+        self._tls = pki.service(role).tls_files
+        self.restart(0)
+
+    def restart(self, port: int) -> None:
+        """Another server, to be started at a port; the one before was stopped."""
         self.server = GrpcServer(
-            role=role,
-            tls=pki.service(role).tls_files,
+            role=self.role,
+            tls=self._tls,
             clock=SystemClock(),
-            listen="127.0.0.1:0",
+            listen=f"127.0.0.1:{port}",
             servicers=[
                 (
                     feed_pb2_grpc.add_FeedServiceServicer_to_server,

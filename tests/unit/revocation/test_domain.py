@@ -229,6 +229,7 @@ def test_all_paths_at_once_are_those_of_rfc_6962(values: list[bytes]) -> None:
 # --- time
 
 
+@pytest.mark.holds("clock-steps")
 def test_a_clock_that_is_ahead_at_the_start_withholds_heads() -> None:
     clock = SigningClock(durable=NOW, monotonic=100.0)
     assert clock.time(now=NOW + START_SLACK_MS, monotonic=100.0) == NOW + START_SLACK_MS
@@ -237,6 +238,7 @@ def test_a_clock_that_is_ahead_at_the_start_withholds_heads() -> None:
     assert caught.value.reason is Reason.STATE_CONFLICT
 
 
+@pytest.mark.holds("wrong-decade")
 def test_a_clock_that_leaps_withholds_heads_until_it_is_right_again() -> None:
     clock = SigningClock(durable=None, monotonic=0.0)
     clock.stored(clock.time(now=NOW, monotonic=0.0), monotonic=0.0)
@@ -246,11 +248,43 @@ def test_a_clock_that_leaps_withholds_heads_until_it_is_right_again() -> None:
     assert clock.time(now=NOW + 5_000, monotonic=5.0) == NOW + 5_000
 
 
+@pytest.mark.holds("clock-steps")
 def test_signed_time_never_steps_back() -> None:
     clock = SigningClock(durable=NOW, monotonic=0.0)
     assert clock.time(now=NOW + 1_000, monotonic=1.0) == NOW + 1_000
     assert clock.time(now=NOW - 86_400_000, monotonic=2.0) == NOW + 1_000
     assert clock.time(now=NOW + 1_500, monotonic=3.0) == NOW + 1_500
+
+
+@pytest.mark.holds("clock-steps")
+def test_a_clock_that_was_set_back_and_right_again_withholds_nothing() -> None:
+    clock = SigningClock(durable=NOW, monotonic=0.0)
+    clock.stored(clock.time(now=NOW + 1_000, monotonic=1.0), monotonic=1.0)
+    for second in range(2, 120):
+        time = clock.time(now=NOW + second * 1000 - 3_600_000, monotonic=float(second))
+        assert time == NOW + 1_000
+        clock.stored(time, monotonic=float(second))
+    assert clock.time(now=NOW + 120_000, monotonic=120.0) == NOW + 120_000
+    ahead = NOW + 120_000 + CLOCK_AGREEMENT_MS + 1
+    assert reason_of(clock.time, now=ahead, monotonic=120.0) is Reason.STATE_CONFLICT
+
+
+@pytest.mark.holds("clock-steps")
+def test_a_clock_that_starts_behind_is_still_at_its_start_when_it_is_set_right() -> None:
+    clock = SigningClock(durable=NOW, monotonic=0.0)
+    for second in range(5):
+        clock.stored(
+            clock.time(now=NOW - 3_600_000 + second * 1000, monotonic=float(second)), monotonic=float(second)
+        )
+    assert clock.time(now=NOW + 60_000, monotonic=6.0) == NOW + 60_000
+
+
+@pytest.mark.holds("wrong-decade")
+def test_an_era_resets_signed_time() -> None:
+    clock = SigningClock(durable=NOW + 10 * 365 * 86_400_000, monotonic=0.0)
+    assert clock.time(now=NOW, monotonic=0.0) > NOW
+    clock.begin_again(NOW - 1_000, monotonic=1.0)
+    assert clock.time(now=NOW, monotonic=1.0) == NOW
 
 
 def test_a_day_without_readers_withholds_nothing() -> None:
@@ -260,7 +294,7 @@ def test_a_day_without_readers_withholds_nothing() -> None:
     assert clock.time(now=NOW + 86_400_000, monotonic=86_400.0) == NOW + 86_400_000
 
 
-@pytest.mark.holds("captured-bus")
+@pytest.mark.holds("captured-bus", "even-delay")
 def test_heads_that_are_all_late_by_a_minute_let_the_lease_run_out() -> None:
     lease = Lease(keep=64)
     challenges = [os.urandom(16) for _ in range(60)]

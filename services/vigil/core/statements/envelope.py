@@ -261,6 +261,10 @@ class Scribe:
         """Of the certificate this scribe signs with."""
         return self._signer.certificate_thumbprint
 
+    def now(self) -> int:
+        """The time (ms) that is signed now. Raises what the clock withholds."""
+        return self._clock.now()
+
     def sign(self, body: B, *, subject: str) -> Statement[B]:
         """Sign one statement. Numbers follow the order of the calls; the caller keeps and sends the same bytes."""
         kind = KIND_OF[type(body)]
