@@ -58,6 +58,7 @@ clean: ## Remove what was installed and built
 .PHONY: tools
 tools: $(VENV)/.installed
 	@bash deploy/tools/fetch.sh $(TOOLS) $(OPA_VERSION) $(GRPCURL_VERSION)
+	@bash deploy/tools/faults.sh
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@bash deploy/tools/venv.sh $(PYTHON) $(VENV)

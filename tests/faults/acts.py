@@ -90,6 +90,16 @@ async def release_quarantine(stack: Stack, pump: PumpAt) -> None:
     assert not (await stack.status(pump))["quarantined"]
 
 
+async def released(stack: Stack, pump: PumpAt) -> None:
+    """Somebody looks and says that nobody hangs on it; a pump that was just switched on does not know."""
+
+    async def known() -> bool:
+        await pump.fleet.do("bedside-release", pump.device_id)
+        return bool((await stack.status(pump))["patient_state"] == "disconnected")
+
+    await eventually(known, what="the pump knows that nobody hangs on it")
+
+
 async def newcomer(stack: Stack) -> str:
     """Another technician of the first site, whose credential a test may revoke; answers the name."""
     name = f"tim-{os.urandom(4).hex()}"

@@ -28,7 +28,7 @@ from vigil.rpc.status import translated
 from vigil.rpc.tls import RECHECK_SECONDS, TlsFiles
 from vigil.run.layout import SERVICES
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.holds("certificate-rotation")]
 
 ROUNDS = 2
 SLOW = {Reason.LEASE_EXPIRED, Reason.REPLICA_STALE, Reason.DEADLINE_EXCEEDED, Reason.NONCE_EXPIRED}
@@ -133,7 +133,7 @@ class Asking:
             await asyncio.sleep(0.02)
 
 
-async def test_rotation_under_load_drops_no_call(stack: Stack) -> None:
+async def test_rotation_under_load_drops_no_call(stack: Stack, injected: Callable[[int], None]) -> None:
     await stack.calm()
     names = [*SERVICES, *stack.world.gateways.values()]
     pids = stack.pids()
@@ -146,6 +146,7 @@ async def test_rotation_under_load_drops_no_call(stack: Stack) -> None:
             assert not set(made.values()) & set(before.values())
             for name, certificate in made.items():
                 await shows(stack, name, certificate)
+            injected(len(made))
             # Clients, too, look at their files once a second; then work goes on over what they dial anew.
             looked = time.monotonic() + 2 * RECHECK_SECONDS
             while time.monotonic() < looked:
@@ -158,7 +159,7 @@ async def test_rotation_under_load_drops_no_call(stack: Stack) -> None:
     await flow.check()
 
 
-async def test_gateway_renews_by_itself(breakable: Stack) -> None:
+async def test_gateway_renews_by_itself(breakable: Stack, injected: Callable[[int], None]) -> None:
     """Two days before its operational end a gateway asks identity, and goes on with what it gets."""
     stack = breakable
     await stack.calm()
@@ -180,6 +181,7 @@ async def test_gateway_renews_by_itself(breakable: Stack) -> None:
         return await shown(stack, name) not in (pair.chain_der[0], b"")
 
     await eventually(renewed, what=f"{name} has renewed its certificate")
+    injected(1)
     status = await stack.gateway_status(stack.first, who="ada")
     assert status.certificate_operational_until_ms > SystemClock().now() + 6 * pki.DAY
     await stack.calm()
@@ -192,7 +194,9 @@ async def test_gateway_renews_by_itself(breakable: Stack) -> None:
     await eventually(sent, what="commands go on")
 
 
-async def test_certificate_that_has_ended_is_refused_and_a_new_one_is_let_in(stack: Stack) -> None:
+async def test_certificate_that_has_ended_is_refused_and_a_new_one_is_let_in(
+    stack: Stack, injected: Callable[[int], None]
+) -> None:
     """A person's connection outlives the certificate that it was made with; the calls on it do not."""
     await stack.calm()
     ada = stack.world.people["ada"]
@@ -221,6 +225,7 @@ async def test_certificate_that_has_ended_is_refused_and_a_new_one_is_let_in(sta
     await eventually(refused, what="the ended certificate is refused")
     assert reasons == [Reason.CERTIFICATE_EXPIRED]
     assert SystemClock().now() >= until // 1000 * 1000
+    injected(1)
     made = load_pair(ada.context.certificate, ada.context.key)
     store_pair(
         short.tls_files.certificate,

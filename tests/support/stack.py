@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.support import small_world
+from tests.support import clocks, small_world
 from tests.support.small_world import SITES
 from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.gateway.v1 import gateway_pb2
@@ -164,6 +164,8 @@ class Stack:
     world: World
     at_end: list[Callable[[], None]] = field(default_factory=list)
     """Called when every process has ended and before the folder is forgotten."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What each process gets besides our own environment, the pumps' too."""
     below: Any = None
     """What lies below its processes, for faults (`tests.faults.harness.under`)."""
     _issued: int = 0
@@ -184,8 +186,9 @@ class Stack:
         data.mkdir(mode=0o700, exist_ok=True)
         world = World(running(data), home, list(SITES))
         stack = cls(home, world)
+        stack.environment = {**(environment or {}), **clocks.environment(stack.clocks)}
         try:
-            with besides(environment or {}):
+            with stack.besides_ours():
                 await world.installation.start()
                 await small_world.build(world, pumps=PUMPS)
             await stack.calm()
@@ -237,6 +240,15 @@ class Stack:
     @property
     def folder(self) -> DataFolder:
         return self.world.folder
+
+    def besides_ours(self) -> contextlib.AbstractContextManager[None]:
+        """What is started inside is one of its processes."""
+        return besides(self.environment)
+
+    @property
+    def clocks(self) -> Path:
+        """Where the clocks of its processes are moved (see `tests.support.clocks`)."""
+        return self.home / "clocks"
 
     @property
     def first(self) -> str:
@@ -303,15 +315,15 @@ class Stack:
         await eventually(lambda: not alive(pid), what=f"{name} is dead", pause=0.01)
         return pid
 
-    async def restarted(self, name: str, *, former: int) -> int:
-        """Wait until another process has taken the place of the former and serves."""
+    async def restarted(self, name: str, *, former: int, serving: bool = True) -> int:
+        """Wait until another process has taken the place of the former, and serves."""
 
         def another() -> int:
             pid = self.pids().get(name, former)
             return 0 if pid == former else pid
 
         pid = await eventually(another, what=f"{name} is started again")
-        if name != "redis":
+        if serving and name != "redis":
             await self.serving(name)
         return pid
 
