@@ -1,9 +1,11 @@
-"""A whole installation with one site: its gateway, technicians, and pumps in a process of their own. All of it real."""
+"""A whole installation: sites with their gateways, technicians, and pumps in processes of their own. All of it real."""
 
 import asyncio
 import json
 import os
 import tempfile
+import tomllib
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -25,23 +27,44 @@ from vigil.demo.people import Cast, admin_session, appoint
 from vigil.demo.technician import Hand
 from vigil.device.factory import FirstBuild, Manufactured, make_pump
 from vigil.run.gateways import choose_address, write_gateway
-from vigil.run.layout import DataFolder
+from vigil.run.layout import SERVICES, DataFolder, free_ports, port_of
+from vigil.run.up import METRICS_BEHIND
 
 DOMAIN = "vigil.internal"
 SITE = "hospital-01"
-GATEWAY = f"gw-{SITE}"
 BASE_PORT = 9400
 ENROL_AT_ONCE = 8
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Site:
-    """``async with Site(pumps=64, technicians=16)``: `vigil up`, one gateway, one fleet."""
+    """``async with Site(pumps=64, technicians=16)``: `vigil up`, and a gateway with a fleet at each of ``sites``.
 
-    def __init__(self, *, pumps: int, technicians: int, progress: Progress) -> None:
+    The pumps and the technicians stand at the sites in turn. ``metrics``: every process but the fleets serves
+    Prometheus (`metrics_of`). ``casts``: people besides the technicians and those who set everything up.
+    """
+
+    def __init__(
+        self,
+        *,
+        pumps: int,
+        technicians: int,
+        progress: Progress,
+        sites: Sequence[str] = (SITE,),
+        base_port: int = BASE_PORT,
+        metrics: bool = False,
+        casts: Sequence[Cast] = (),
+        attested_s: float = 120.0,
+    ) -> None:
+        self.sites = tuple(sites)
         self._pumps = pumps
         self._technicians = technicians
         self._progress = progress
+        self._base_port = base_port
+        self._metrics = metrics
+        self._casts = tuple(casts)
+        self._attested_s = attested_s
+        self._given: set[int] = set()
         self._stack = AsyncExitStack()
         self.world: demo.World
 
@@ -49,13 +72,15 @@ class Site:
         home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vigil-bench-")))
         data = home / "data"
         data.mkdir(mode=0o700)
-        installation = RunningInstallation(DataFolder(data), DOMAIN, base_port=BASE_PORT)
+        installation = RunningInstallation(
+            DataFolder(data), DOMAIN, base_port=self._base_port, metrics=self._metrics
+        )
         self._stack.push_async_callback(installation.stop)
-        await installation.start()
-        self._progress(0.3)
-        self.world = demo.World(installation, home, [SITE])
-        self._stack.push_async_callback(self.world.close)
         try:
+            await installation.start()
+            self._progress(0.1)
+            self.world = demo.World(installation, home, list(self.sites))
+            self._stack.push_async_callback(self.world.close)
             await self._build()
         except BaseException:
             await self._stack.aclose()
@@ -67,27 +92,48 @@ class Site:
 
     @property
     def pumps(self) -> list[demo.PumpAt]:
-        return self.world.pumps[SITE]
+        """Every pump, site by site."""
+        return [pump for site in self.sites for pump in self.world.pumps[site]]
+
+    def technicians(self) -> list[tuple[str, str]]:
+        """Name and site of each."""
+        return [
+            (technician_of(number), self.sites[number % len(self.sites)])
+            for number in range(self._technicians)
+        ]
 
     def hands(self) -> list[Hand]:
         """One for each technician: a credential and a connection of its own."""
-        return [Hand(self.world, _technician(number), SITE) for number in range(self._technicians)]
+        return [Hand(self.world, name, site) for name, site in self.technicians()]
 
     def processes(self) -> dict[str, int]:
-        """The pids of everything that runs, by name."""
+        """The pids of everything that runs, by name; with one site its two are called gateway and pumps."""
         found = dict(self.world.installation.pids)
-        config = str(self.world.folder.gateway(GATEWAY) / "gateway.toml")
-        fleet = str(self.world.fleets[0].folder)
+        marks: dict[str, str] = {}
+        for site, fleet in zip(self.sites, self.world.fleets, strict=True):
+            of_site = f" {site}" if len(self.sites) > 1 else ""
+            gateway = self.world.folder.gateway(self.world.gateways[site])
+            marks[str(gateway / "gateway.toml")] = f"gateway{of_site}"
+            marks[str(fleet.folder)] = f"pumps{of_site}"
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if config in words:
-                found["gateway"] = int(process.name)
-            elif fleet in words:
-                found["pumps"] = int(process.name)
+            found.update({marks[word]: int(process.name) for word in words if word in marks})
         return {**found, "client": os.getpid()}
+
+    def metrics_of(self) -> dict[str, str]:
+        """Where each process serves its metrics, by the names of `processes`."""
+        folder = self.world.folder
+        configs = {service: folder.config(service) for service in SERVICES}
+        for site in self.sites:
+            name = f"gateway {site}" if len(self.sites) > 1 else "gateway"
+            configs[name] = folder.gateway(self.world.gateways[site]) / "gateway.toml"
+        served = {
+            name: tomllib.loads(path.read_text()).get("metrics_listen", "") for name, path in configs.items()
+        }
+        return {name: address for name, address in served.items() if address}
 
     async def _build(self) -> None:
         world = self.world
@@ -95,7 +141,7 @@ class Site:
         world.people["admin"] = admin_session(world.folder, 1, DOMAIN)
         world.people["admin-2"] = admin_session(world.folder, 2, DOMAIN)
         await self._register(maker)
-        for cast in _cast(self._technicians):
+        for cast in (*_cast(self.technicians()), *self._casts):
             world.people[cast.name] = await appoint(
                 world.folder,
                 cast,
@@ -103,11 +149,12 @@ class Site:
                 second=world.people["admin-2"],
                 trust_domain=DOMAIN,
             )
-        await self._open_gateway()
-        self._progress(0.5)
+        for site in self.sites:
+            await self._open_gateway(site)
+        self._progress(0.2)
         await self._publish(maker)
         await self._enrol(maker)
-        await demo.wait_attested(world, lambda *_: None)
+        await demo.wait_attested(world, lambda *_: None, seconds=self._attested_s)
         self._progress(1.0)
 
     async def _register(self, maker: publishing.Maker) -> None:
@@ -125,16 +172,17 @@ class Site:
                 admin.registry.CreateOrganization,
                 identity_pb2.CreateOrganizationRequest(organization=organization),
             )
-        site = identity_pb2.Site(
-            site_id=SITE, organization_id=places.HOSPITALS, display_name=SITE, time_zone="UTC"
-        )
-        await admin.call("identity", admin.registry.CreateSite, identity_pb2.CreateSiteRequest(site=site))
+        for name in self.sites:
+            site = identity_pb2.Site(
+                site_id=name, organization_id=places.HOSPITALS, display_name=name, time_zone="UTC"
+            )
+            await admin.call("identity", admin.registry.CreateSite, identity_pb2.CreateSiteRequest(site=site))
 
-    async def _open_gateway(self) -> None:
-        world = self.world
+    async def _open_gateway(self, site: str) -> None:
+        world, gateway_id = self.world, f"gw-{site}"
         admin, key, address = world.people["admin"], new_private_key(), choose_address(world.folder)
         gateway = identity_pb2.Gateway(
-            gateway_id=GATEWAY, organization_id=places.HOSPITALS, site_id=SITE, address=address
+            gateway_id=gateway_id, organization_id=places.HOSPITALS, site_id=site, address=address
         )
         made = await admin.call(
             "identity",
@@ -143,16 +191,26 @@ class Site:
         )
         write_gateway(
             world.folder,
-            gateway_id=GATEWAY,
-            site_id=SITE,
+            gateway_id=gateway_id,
+            site_id=site,
             organization_id=places.HOSPITALS,
             address=address,
             trust_domain=DOMAIN,
             certificate_pem=made.certificate.certificate_pem,
             trust_json=world.folder.trust.read_text(),
             private_key=key,
+            metrics_listen=self._metrics_address(),
         )
-        world.gateways[SITE] = GATEWAY
+        world.gateways[site] = gateway_id
+
+    def _metrics_address(self) -> str:
+        """A free port for a gateway's metrics that no other gateway of this run was given; empty for none."""
+        if not self._metrics:
+            return ""
+        first = port_of(self.world.folder.read_endpoints()["identity"]) + 2 * METRICS_BEHIND
+        (port,) = free_ports(1, first, self._given)
+        self._given.add(port)
+        return f"127.0.0.1:{port}"
 
     async def _publish(self, maker: publishing.Maker) -> None:
         world = self.world
@@ -166,29 +224,39 @@ class Site:
         await publishing.upload(pia, world.builds[0].image)
         await publishing.publish_build(pia, maker, world.builds[0])
         content = content_of_settings(publishing.demo_file("baseline-configuration.json").decode())
-        await publishing.publish_baseline(world.people["bea"], content, site=SITE, name="general-ward")
+        for site in self.sites:
+            await publishing.publish_baseline(world.people["bea"], content, site=site, name="general-ward")
 
     async def _enrol(self, maker: publishing.Maker) -> None:
         world = self.world
-        folder = world.home / "pumps"
-        folder.mkdir(mode=0o700)
-        fleet = FleetProcess(folder, control=world.home / "fleet.sock", log=world.home / "fleet.log")
-        world.fleets.append(fleet)
-        made = await asyncio.to_thread(self._make_pumps, folder)
-        await fleet.start()
+        made: list[tuple[str, FleetProcess, Manufactured]] = []
+        for place, site in enumerate(self.sites):
+            folder = world.home / "pumps" / site
+            folder.mkdir(mode=0o700, parents=True)
+            fleet = FleetProcess(
+                folder, control=world.sockets / f"{site}.sock", log=world.home / f"fleet-{site}.log"
+            )
+            world.fleets.append(fleet)
+            numbers = range(place, self._pumps, len(self.sites))
+            made += [
+                (site, fleet, pump) for pump in await asyncio.to_thread(self._make_pumps, folder, numbers)
+            ]
+            await fleet.start()
+            world.pumps[site] = []
         scribe, turns, done = maker.scribe("voucher"), asyncio.Semaphore(ENROL_AT_ONCE), 0
 
-        async def one(pump: Manufactured) -> demo.PumpAt:
+        async def one(site: str, fleet: FleetProcess, pump: Manufactured) -> None:
             nonlocal done
             async with turns:
-                enrolled = await demo.enrol_pump(world, scribe, pump, site=SITE, fleet=fleet)
+                world.pumps[site].append(await demo.enrol_pump(world, scribe, pump, site=site, fleet=fleet))
             done += 1
-            self._progress(0.5 + 0.4 * done / len(made))
-            return enrolled
+            self._progress(0.4 + 0.5 * done / len(made))
 
-        world.pumps[SITE] = list(await asyncio.gather(*(one(pump) for pump in made)))
+        await asyncio.gather(*(one(*each) for each in made))
+        for pumps in world.pumps.values():
+            pumps.sort(key=lambda pump: pump.name)
 
-    def _make_pumps(self, folder: Path) -> list[Manufactured]:
+    def _make_pumps(self, folder: Path, numbers: Iterable[int]) -> list[Manufactured]:
         build = self.world.builds[0]
         first = FirstBuild(
             image=build.image,
@@ -199,7 +267,7 @@ class Site:
         settings = json.loads(publishing.demo_file("baseline-configuration.json"))["settings"]
         return [
             make_pump(
-                folder / f"pump-{number + 1:03}",
+                folder / f"pump-{number + 1:04}",
                 udi=f"(01){places.GTIN}(21)SN-{number + 1:05}",
                 model=places.MODEL,
                 manufacturer=places.MAKER,
@@ -208,16 +276,16 @@ class Site:
                 clock=SystemClock(),
                 entropy=os.urandom,
             )
-            for number in range(self._pumps)
+            for number in numbers
         ]
 
 
-def _technician(number: int) -> str:
+def technician_of(number: int) -> str:
     return f"tech-{number + 1:02}"
 
 
-def _cast(technicians: int) -> list[Cast]:
-    hospitals, here = places.HOSPITALS, (SITE,)
+def _cast(technicians: Sequence[tuple[str, str]]) -> list[Cast]:
+    hospitals = places.HOSPITALS
 
     def person(
         name: str, role: str, organization: str, sites: tuple[str, ...] = ("*",), *, privileged: bool = False
@@ -237,7 +305,7 @@ def _cast(technicians: int) -> list[Cast]:
         person("bea", "baseline-signer", hospitals),
         person("pia", "publisher", places.MAKER, privileged=True),
         person("otto", "auditor", "operator"),
-        *(person(_technician(number), "technician", hospitals, here) for number in range(technicians)),
+        *(person(name, "technician", hospitals, (site,)) for name, site in technicians),
     ]
 
 

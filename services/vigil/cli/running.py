@@ -21,6 +21,10 @@ def up(
     gateway: Annotated[
         bool, typer.Option("--gateway/--no-gateway", help="Make a first site and gateway on a first start.")
     ] = True,
+    metrics: Annotated[
+        bool,
+        typer.Option("--metrics", help="Serve Prometheus on the loopback interface (see config/*.toml)."),
+    ] = False,
     passphrase_file: Annotated[
         Path | None,
         typer.Option("--passphrase-file", metavar="FILE", help="The root's passphrase, for a first start."),
@@ -39,6 +43,7 @@ def up(
             gateway=gateway,
             output=str(options.output),
             passphrase_file=passphrase_file,
+            metrics=metrics,
         )
 
     _guarded(ctx, run)

@@ -19,6 +19,7 @@ class RunningInstallation:
     folder: DataFolder
     trust_domain: str
     base_port: int | None = None
+    metrics: bool = False
     pids: dict[str, int] = field(default_factory=dict)
     _child: Child | None = None
 
@@ -26,6 +27,8 @@ class RunningInstallation:
         """Start it and wait until it says that all is ready. Raises SERVICE_UNAVAILABLE when it does not."""
         port = [] if self.base_port is None else ["--base-port", str(self.base_port)]
         arguments = ["vigil.run", "--data", str(self.folder.path), "--no-gateway", "--output", "json"]
+        if self.metrics:
+            arguments.append("--metrics")
         log = self.folder.path / "logs" / "up.log"
         self._child = Child([*arguments, "--trust-domain", self.trust_domain, *port], log)
         await self._child.start()

@@ -1,9 +1,17 @@
 """What a server counts: calls, refusals, open streams and time, by method; never by caller."""
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Seconds: from a look-up in memory to the two seconds that a decision may take."""
+
+
+def measure_tasks(registry: CollectorRegistry, loop: asyncio.AbstractEventLoop) -> None:
+    """Show how many tasks the process runs: what grows without end in a process that leaks calls."""
+    tasks = Gauge("vigil_tasks", "Tasks of the event loop that have not ended.", registry=registry)
+    tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
 
 
 class RpcMetrics:

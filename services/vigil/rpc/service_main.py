@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from vigil.core.clock import Clock, Entropy, SystemClock
 from vigil.errors import VigilError
 from vigil.rpc import logs
+from vigil.rpc.metrics import measure_tasks
 from vigil.rpc.network import GRPC, Network
 from vigil.rpc.tls import TlsFiles
 
@@ -216,6 +217,7 @@ async def _main(role: str, config: ConfigT, serve: Serve[ConfigT], arguments: ar
     loop.add_signal_handler(signal.SIGINT, _interrupted, process)
     if arguments.parent_fd is not None:
         watch_parent(arguments.parent_fd, process.stop)
+    measure_tasks(process.metrics, loop)
     metrics = serve_metrics(config.metrics_listen, process.metrics)
     try:
         await serve(config, process)

@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--base-port", type=int, metavar="N")
     parser.add_argument("--trust-domain", default=DEFAULT_TRUST_DOMAIN, metavar="NAME")
     parser.add_argument("--no-gateway", action="store_true", help="start without a first site and gateway")
+    parser.add_argument("--metrics", action="store_true", help="serve Prometheus on the loopback interface")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
     try:
@@ -25,6 +26,7 @@ def main() -> None:
             trust_domain=arguments.trust_domain,
             gateway=not arguments.no_gateway,
             output=arguments.output,
+            metrics=arguments.metrics,
         )
     except Refused as error:
         first = error.refusals[0]

@@ -32,9 +32,17 @@ GATEWAY_PEERS = ("identity", "release", "attestation", "policy", "evidence")
 
 
 def write_service_configs(
-    folder: DataFolder, *, trust_domain: str, endpoints: Mapping[str, str], redis_url: str
+    folder: DataFolder,
+    *,
+    trust_domain: str,
+    endpoints: Mapping[str, str],
+    redis_url: str,
+    metrics: Mapping[str, str],
 ) -> None:
-    """Write one file a service, anew at every start: the bus's socket lies elsewhere each time."""
+    """Write one file a service, anew at every start: the bus's socket lies elsewhere each time.
+
+    ``metrics``: where a service serves Prometheus, by its name; none of those that are missing there do.
+    """
     folder.config("identity").parent.mkdir(mode=0o700, exist_ok=True)
     for service in SERVICES:
         tls = folder.path / "pki" / "services" / service
@@ -46,6 +54,8 @@ def write_service_configs(
             "key": str(tls / "tls.key"),
             "trust": str(folder.trust),
         }
+        if service in metrics:
+            values["metrics_listen"] = metrics[service]
         if service == "identity":
             values["pki_dir"] = str(folder.path / "pki")
         if service in ("revocation", "edge"):
@@ -67,11 +77,14 @@ def gateway_config(
     trust_domain: str,
     listen: str,
     endpoints: Mapping[str, str],
+    metrics_listen: str = "",
 ) -> str:
-    """The configuration of one gateway, as text."""
+    """The configuration of one gateway, as text; ``metrics_listen`` empty: it serves no metrics."""
     home = folder.gateway(gateway_id)
+    metrics = {"metrics_listen": metrics_listen} if metrics_listen else {}
     return toml(
         {
+            **metrics,
             "gateway_id": gateway_id,
             "site_id": site_id,
             "organization_id": organization_id,

@@ -30,6 +30,7 @@ def write_gateway(
     trust_json: str,
     private_key: PrivateKey,
     endpoints: Mapping[str, str] | None = None,
+    metrics_listen: str = "",
 ) -> Path:
     """Lay down a gateway's folder; a running `vigil up` starts it within a second. Returns its configuration.
 
@@ -55,6 +56,7 @@ def write_gateway(
         trust_domain=trust_domain,
         listen=address,
         endpoints=local if endpoints is None else endpoints,
+        metrics_listen=metrics_listen,
     )
     folder.write_endpoints({**local, gateway_id: address})
     replace_file(config, text.encode(), mode=0o600)

@@ -23,7 +23,7 @@ from vigil.rpc.service_main import PARENT_FD, watch_parent
 from vigil.rpc.tls import TlsFiles
 from vigil.run import first, seed
 from vigil.run.configs import config_path, python_module, write_service_configs
-from vigil.run.layout import SERVICES, DataFolder, runtime_folder
+from vigil.run.layout import SERVICES, DataFolder, free_ports, port_of, runtime_folder
 from vigil.run.redis_server import find_server, server_arguments
 from vigil.run.supervisor import ChildSpec, Supervisor
 
@@ -34,14 +34,19 @@ RENEW_INTERVAL_S = 60.0
 SCAN_INTERVAL_S = 0.5
 FILES = 65_536
 """One descriptor a connection (ARCHITECTURE section 7); as many as the hard limit allows."""
+METRICS_BEHIND = 100
+"""Ports left for gateways to come, between the services' own and those of their metrics."""
 REDIS = "redis"
 
 
 class Installation:
     """One running installation: the supervisor with its services, Redis and gateways."""
 
-    def __init__(self, folder: DataFolder, *, trust_domain: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: DataFolder, *, trust_domain: str, metrics: bool, say: Callable[[str], None]
+    ) -> None:
         self._folder = folder
+        self._metrics = metrics
         self.trust_domain = trust_domain
         self.say = say
         self._runtime = runtime_folder()
@@ -57,7 +62,11 @@ class Installation:
         endpoints = self._folder.read_endpoints()
         redis_url = f"unix://{self._runtime}/redis.sock"
         write_service_configs(
-            self._folder, trust_domain=self.trust_domain, endpoints=endpoints, redis_url=redis_url
+            self._folder,
+            trust_domain=self.trust_domain,
+            endpoints=endpoints,
+            redis_url=redis_url,
+            metrics=metrics_of(endpoints) if self._metrics else {},
         )
         self.supervisor.start(self._redis())
         for service in SERVICES:
@@ -124,6 +133,13 @@ class Installation:
         return ChildSpec(
             name, [sys.executable, "-m", module, "--config", str(config)], self._folder.log(name)
         )
+
+
+def metrics_of(endpoints: Mapping[str, str]) -> dict[str, str]:
+    """An address on the loopback interface for the metrics of each service, free at this moment."""
+    taken = {port_of(address) for address in endpoints.values()}
+    ports = free_ports(len(SERVICES), max(taken, default=0) + METRICS_BEHIND, taken)
+    return {service: f"127.0.0.1:{port}" for service, port in zip(SERVICES, ports, strict=True)}
 
 
 async def up(folder: DataFolder, installation: Installation, *, gateway: bool, output: str) -> None:
@@ -241,6 +257,7 @@ def run(
     gateway: bool,
     output: str,
     passphrase_file: Path | None = None,
+    metrics: bool = False,
 ) -> int:
     """Run until stopped; returns the exit code. Raises Refused with what a person can do about it."""
 
@@ -255,7 +272,9 @@ def run(
         )
 
         async def main() -> None:
-            installation = Installation(folder, trust_domain=trust_domain_of(folder), say=say)
+            installation = Installation(
+                folder, trust_domain=trust_domain_of(folder), metrics=metrics, say=say
+            )
             await up(folder, installation, gateway=gateway, output=output)
 
         try:
