@@ -1,7 +1,7 @@
 """gRPC handlers: convert, call, convert."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -13,7 +13,12 @@ from vigil.errors import Reason, refused
 from vigil.rpc.access import not_in_scope
 from vigil.rpc.caller import caller_of, require_site
 from vigil.rpc.paging import after_of, page_size, token_after
+from vigil.rpc.room import Room
 from vigil.rpc.streams import serve_exchange
+
+MAX_UNDER_WAY: Final = 1_024
+"""Challenges and appraisals at once; a device that is turned away attests again by itself."""
+SHARE_OF_GATEWAY: Final = 0.5
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,6 +29,7 @@ class AttestationServicer(attestation_pb2_grpc.AttestationServiceServicer):
     def __init__(self, *, attestation: Attestation, results: Results) -> None:
         self._attestation = attestation
         self._results = results
+        self._room = Room(MAX_UNDER_WAY, share=SHARE_OF_GATEWAY)
 
     def Attest(  # noqa: N802 - the contract's name
         self, request_iterator: AsyncIterator[attestation_pb2.AttestRequest], context: Context
@@ -31,7 +37,8 @@ class AttestationServicer(attestation_pb2_grpc.AttestationServiceServicer):
         gateway = caller_of(context)
 
         async def handle(item: attestation_pb2.AttestItem) -> attestation_pb2.AttestOutcome:
-            return await self._attest(gateway, item)
+            with self._room.place(gateway.id):
+                return await self._attest(gateway, item)
 
         return serve_exchange(
             request_iterator,

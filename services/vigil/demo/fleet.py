@@ -54,6 +54,13 @@ class FleetProcess:
         arguments = ["vigil.device", "--fleet", str(folder), "--control", str(control)]
         self._child = Child([*arguments, "--log-level", "warning"], log)
 
+    @property
+    def pid(self) -> int:
+        """Of the running process. Raises STATE_CONFLICT before it was started."""
+        if self._child.process is None:
+            raise refused(Reason.STATE_CONFLICT, "the fleet's process was not started")
+        return self._child.process.pid
+
     async def start(self) -> None:
         """Start it and wait until its pumps are on. Raises SERVICE_UNAVAILABLE."""
         await self._child.start()

@@ -7,7 +7,7 @@ more (two threads that pass the interpreter's lock back and forth) than the 70 m
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +21,9 @@ from vigil.evidence.store import NewEntry, RecordedPlace
 MAX_WAITING = 16_384
 """Statements waiting; more are refused rather than kept in memory."""
 MAX_WAITING_BYTES = 64 << 20
+MAX_OF_SENDER = 4_096
+MAX_BYTES_OF_SENDER = 16 << 20
+"""Of these for one sender: a flood of one leaves room for the others."""
 SLICE = 16
 """Statements judged before other tasks of the event loop get their turn: about 2 ms."""
 
@@ -69,11 +72,19 @@ class Intake:
         self._arrived = asyncio.Event()
         self._waiting = 0
         self._waiting_bytes = 0
+        self._waiting_of: Counter[str] = Counter()
+        self._bytes_of: Counter[str] = Counter()
 
     async def submit(self, submission: Submission) -> RecordedPlace:
         """Queue a statement and wait for its answer. Raises EVIDENCE_UNAVAILABLE when too much waits already."""
         size = submission.size
-        if self._waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+        sender = submission.sender
+        if (
+            self._waiting >= MAX_WAITING
+            or self._waiting_bytes + size > MAX_WAITING_BYTES
+            or self._waiting_of[sender] >= MAX_OF_SENDER
+            or self._bytes_of[sender] + size > MAX_BYTES_OF_SENDER
+        ):
             raise refused(
                 Reason.EVIDENCE_UNAVAILABLE,
                 "More statements are waiting to be recorded than the log takes.",
@@ -81,18 +92,24 @@ class Intake:
                 who="the sender",
             )
         answer: Answer = asyncio.get_running_loop().create_future()
-        lane = self._lanes.get(submission.sender)
+        lane = self._lanes.get(sender)
         if lane is None:
-            lane = self._lanes[submission.sender] = deque()
+            lane = self._lanes[sender] = deque()
         lane.append((submission, answer))
-        self._waiting += 1
-        self._waiting_bytes += size
+        self._count(sender, 1, size)
         self._arrived.set()
         try:
             return await answer
         finally:
-            self._waiting -= 1
-            self._waiting_bytes -= size
+            self._count(sender, -1, -size)
+
+    def _count(self, sender: str, number: int, size: int) -> None:
+        self._waiting += number
+        self._waiting_bytes += size
+        self._waiting_of[sender] += number
+        self._bytes_of[sender] += size
+        if not self._waiting_of[sender]:
+            del self._waiting_of[sender], self._bytes_of[sender]
 
     async def run(self, deliver: Callable[[Sequence[Ready]], None]) -> None:
         """Admit until cancelled."""

@@ -53,10 +53,16 @@ from vigil.gateway.servicer import (
 from vigil.gateway.trust import Trust
 from vigil.rpc.access import not_in_scope
 from vigil.rpc.channel import Channel, Channels
+from vigil.rpc.options import StreamSettings
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import Process, run
 from vigil.storage import Disk, open_database
 
+SETTINGS = StreamSettings(max_streams=256, max_calls_per_caller=256, pending_requests=4_096)
+"""A person's commands, reads and followed devices, or one device's stream, on each connection; and a site's devices
+that all return at once. What waits to be accepted is served in order, so little may wait."""
+PRECEDENCE = ("safety", "recall")
+"""Whose calls have places that a flood of others' does not take."""
 HOUSEKEEPING_S = 3_600.0
 INTENTS_KEPT_MS = 30 * 86_400_000
 """How long an expired intent still shows."""
@@ -251,6 +257,8 @@ class Gateway:
             ),
             revocation_check=lambda caller: self.revocations.state.identity_refusal(caller, at=clock.now()),
             grace_methods=GRACE_METHODS,
+            precedence=PRECEDENCE,
+            settings=SETTINGS,
             metrics=self._process.metrics,
             entropy=self._entropy,
             network=self._process.network,

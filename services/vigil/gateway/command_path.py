@@ -7,6 +7,7 @@ checked of its signatures is checked in `safety`.
 """
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -33,6 +34,7 @@ from vigil.gateway.receipts import InFlight, Receipts
 from vigil.gateway.records import Records, outcome_unknown
 from vigil.gateway.safety import Safety
 from vigil.rpc import deadline, status
+from vigil.rpc.room import ElasticRoom, Room
 
 NONCE_S: Final = 2.0
 """How long a device may take to answer with a nonce."""
@@ -40,6 +42,15 @@ DEFAULT_DEADLINE_S: Final = 30.0
 """For a caller that sets no deadline."""
 ANSWER_MARGIN_S: Final = 0.3
 """Kept back from the deadline, to make what is known durable and to answer."""
+MAX_UNDER_WAY: Final = 512
+"""Commands and preparations of all callers at once."""
+DECISIONS: Final = 128
+LEAST_DECISIONS: Final = 16
+"""Commands that wait for policy at once: to begin with, and at least. What policy does not decide in time, nobody waits
+for, and nothing is written about."""
+DECIDED_IN_TIME_S: Final = DECISION_DEADLINE_S / 2
+MAX_SAFETY: Final = 64
+"""Class S1, apart from the others: nothing else uses these places up."""
 MAX_APPROVALS: Final = 8
 """As a profile can demand."""
 INSTALLED_BY: Final = ("firmware", "baseline", "library")
@@ -98,6 +109,14 @@ class CommandPath:
         self._receipts = receipts
         self._records = records
         self._clock = clock
+        self._rooms = {True: Room(MAX_SAFETY), False: Room(MAX_UNDER_WAY)}
+        self._decision_room = ElasticRoom(
+            DECISIONS,
+            least=LEAST_DECISIONS,
+            most=MAX_UNDER_WAY,
+            target=DECIDED_IN_TIME_S,
+            now=clock.monotonic,
+        )
         self._running: dict[bytes, asyncio.Task[gateway_pb2.SubmitCommandResponse]] = {}
         self._log = structlog.get_logger("vigil.gateway.commands")
 
@@ -113,7 +132,13 @@ class CommandPath:
         self._take_quota(caller, target)
         self._facts.require(caller, target)
         session = self._facts.sessions.require(device.device_id)
-        action_class = target.spec.action_class
+        with self._room(target).place(caller.thumbprint):
+            return await self._prepared(caller, target, session)
+
+    async def _prepared(
+        self, caller: Identity, target: Target, session: Session
+    ) -> gateway_pb2.PrepareCommandResponse:
+        device, action_class = target.device, target.spec.action_class
         result = self._attestation.newest(device.device_id)
         if domain.attestation_due(
             action_class,
@@ -125,6 +150,7 @@ class CommandPath:
             result = self._attestation.newest(device.device_id)
         self._quotas.nonce_wanted(caller.thumbprint, device.device_id)
         nonce = await self._nonce(session, caller, target)
+        self._quotas.nonce_given(caller.thumbprint, device.device_id)
         return gateway_pb2.PrepareCommandResponse(
             device_id=device.device_id,
             udi=device.udi,
@@ -191,13 +217,14 @@ class CommandPath:
         self, caller: Identity, target: Target, submission: Submission, until: float
     ) -> gateway_pb2.SubmitCommandResponse:
         """Checks 4 to 8, and the record of how it ended."""
-        with self._quotas.under_way(caller.thumbprint):
-            record = self._records.open(caller, target, submission)
-            try:
-                record, waiting = await self._let_through(record, caller, target, submission)
-            except _StoppedError as ended:
-                await self._records.refused(ended.record, ended.refusal)
-                raise ended.refusal from None
+        with self._quotas.under_way(caller.thumbprint), self._room(target).place(caller.thumbprint):
+            with self._deciding(caller, target):
+                record = self._records.open(caller, target, submission)
+                try:
+                    record, waiting = await self._let_through(record, caller, target, submission)
+                except _StoppedError as ended:
+                    await self._records.refused(ended.record, ended.refusal)
+                    raise ended.refusal from None
             try:
                 # 8: the device's receipts.
                 return await self._await_receipts(record, waiting, until)
@@ -212,11 +239,12 @@ class CommandPath:
             # 4 and 5: revocation, the lease for this class, the connection.
             self._facts.require(caller, target)
             _require_usable(submission.kept)
-            self._quotas.nonce_used(caller.thumbprint, target.device.device_id)
+            fresh = self._quotas.nonce_used(caller.thumbprint, target.device.device_id)
             decided = None
             if target.spec.action_class is ActionClass.S1:
                 record = replace(record, alone=self._safety.check(caller, target, submission))
             else:
+                _require_fresh(fresh)
                 # 6: the decision, recorded by policy before it came.
                 decided = await self._decide(target, submission)
                 record = replace(
@@ -355,6 +383,16 @@ class CommandPath:
                 return self._facts.directory.installation(digest)
         return b""
 
+    def _deciding(self, caller: Identity, target: Target) -> AbstractContextManager[None]:
+        """A place among those that wait for policy; safety waits for nobody."""
+        if target.spec.action_class is ActionClass.S1:
+            return nullcontext()
+        return self._decision_room.place(caller.thumbprint)
+
+    def _room(self, target: Target) -> Room:
+        """Overload refuses at once instead of making everything late, and safety keeps its own places."""
+        return self._rooms[target.spec.action_class is ActionClass.S1]
+
     def _take_quota(self, caller: Identity, target: Target, *, step: str = "prepare") -> None:
         """Check 3. What is refused here is counted, and told once a minute (`refusals`)."""
         kind = "safety" if target.spec.action_class is ActionClass.S1 else "commands"
@@ -369,6 +407,12 @@ class CommandPath:
         left = deadline.remaining()
         left = DEFAULT_DEADLINE_S if left is None else left
         return asyncio.get_running_loop().time() + max(left - ANSWER_MARGIN_S, left / 2)
+
+
+def _require_fresh(fresh: bool) -> None:
+    """Raises NONCE_EXPIRED: the device would refuse it, so no permit is recorded that nobody can use."""
+    if not fresh:
+        raise Refused([domain.dead_nonce()])
 
 
 def _require_usable(kept: IntentRow | None) -> None:

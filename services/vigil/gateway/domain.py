@@ -158,6 +158,16 @@ def revoked_caller(reason: Reason) -> Refusal:
     )
 
 
+def dead_nonce() -> Refusal:
+    """The device's nonce has outlived its time."""
+    return Refusal(
+        Reason.NONCE_EXPIRED,
+        "The device's nonce has expired.",
+        "preparing the command again",
+        "you",
+    )
+
+
 def out_of_scope() -> Refusal:
     """Somebody who signed has no say about this device."""
     return Refusal(

@@ -57,6 +57,8 @@ class Allowance:
 class _Usage:
     allowances: dict[str, Allowance] = field(default_factory=dict)
     nonces: dict[str, float] = field(default_factory=dict)
+    dead: dict[str, float] = field(default_factory=dict)
+    """When the newest nonce of a device is dead for certain."""
     open: dict[str, int] = field(default_factory=dict)
 
 
@@ -107,16 +109,29 @@ class Quotas:
                 credential, f"more than {self._limits.nonces} nonces outstanding", "using them", "nonces"
             )
         usage.nonces[device_id] = now + NONCE_LIFETIME_S
+        usage.dead.pop(device_id, None)
 
-    def nonce_used(self, credential: bytes, device_id: str) -> None:
-        """The nonce was spent."""
-        self._of(credential).nonces.pop(device_id, None)
+    def nonce_given(self, credential: bytes, device_id: str) -> None:
+        """The device's nonce has come: from this moment it lives at most as long as a nonce does."""
+        dead = self._of(credential).dead
+        dead.pop(device_id, None)
+        while len(dead) >= self._limits.nonces:
+            dead.pop(next(iter(dead)))
+        dead[device_id] = self._clock.monotonic() + NONCE_LIFETIME_S
+
+    def nonce_used(self, credential: bytes, device_id: str) -> bool:
+        """The nonce is spent; False for one that is known to be dead already. Of others the device knows."""
+        usage = self._of(credential)
+        usage.nonces.pop(device_id, None)
+        dead_at = usage.dead.pop(device_id, None)
+        return dead_at is None or self._clock.monotonic() <= dead_at
 
     def drop_nonces(self, credential: bytes) -> None:
         """Forget the outstanding nonces of a credential that was revoked."""
         usage = self._usage.get(credential)
         if usage is not None:
             usage.nonces.clear()
+            usage.dead.clear()
 
     def safety_admits(self, principal: str, device_id: str) -> bool:
         """Whether this device is among the three that one person may touch alone in ten minutes.

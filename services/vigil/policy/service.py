@@ -31,11 +31,20 @@ from vigil.policy.revoked import Revocations
 from vigil.policy.sentences import Finding, found
 from vigil.rpc import deadline
 from vigil.rpc.access import not_in_scope
+from vigil.rpc.room import ElasticRoom
 
 KEPT: Final = 20_000
 """Decisions kept: at 3,000 a second, longer than a nonce lives (5 s); about 5 KiB each."""
 KEPT_S: Final = 60.0
 """And no longer than this: a permit for now is not applied later either."""
+AT_ONCE: Final = 256
+"""Decisions and previews at once, to begin with: how many can be decided and recorded in time shows soon enough."""
+LEAST_AT_ONCE: Final = 16
+MOST_AT_ONCE: Final = 1_024
+IN_TIME_S: Final = 0.8
+"""What a decision may take here of the 2 s that it may take in all."""
+SHARE_OF_GATEWAY: Final = 0.5
+"""Of all places, for one gateway: a flood at one site leaves room for the others."""
 REFUSAL_RECORD_S: Final = 0.5
 """How long a refusal waits for its record before it leaves without."""
 UNKNOWN_DEVICE_AGE_S: Final = 60.0
@@ -141,6 +150,14 @@ class Decisions:
         self._limit = kept
         self._on_recorded = on_recorded
         self._kept: dict[bytes, _Kept] = {}
+        self._room = ElasticRoom(
+            AT_ONCE,
+            least=LEAST_AT_ONCE,
+            most=MOST_AT_ONCE,
+            target=IN_TIME_S,
+            now=clock.monotonic,
+            share=SHARE_OF_GATEWAY,
+        )
         self.taken = 0
         self._log = structlog.get_logger("vigil.policy")
 
@@ -152,9 +169,14 @@ class Decisions:
     async def decide(self, gateway: Identity, item: Item, *, deadline_ms: int) -> Outcome:
         """A recorded decision about one command; ``deadline_ms``: instant, 0 for the usual 2 s.
 
-        Raises NOT_IN_SCOPE for a device that is not this gateway's, REPLICA_STALE when that cannot be known, and
-        EVIDENCE_UNAVAILABLE for an allow that could not be recorded.
+        Raises NOT_IN_SCOPE for a device that is not this gateway's, REPLICA_STALE when that cannot be known,
+        SERVICE_UNAVAILABLE when too much is asked for at once, and EVIDENCE_UNAVAILABLE for an allow that could not be
+        recorded.
         """
+        with self._room.place(gateway.id):
+            return await self._answered(gateway, item, deadline_ms=deadline_ms)
+
+    async def _answered(self, gateway: Identity, item: Item, *, deadline_ms: int) -> Outcome:
         begun = self._clock.monotonic()
         command = item.command
         if command is None:
@@ -183,7 +205,8 @@ class Decisions:
     async def preview(self, gateway: Identity, item: Item) -> Preview:
         """What would be refused now and what would be owed; signs and records nothing. Raises as ``decide``."""
         view = self._view(item, self._device(gateway, item.device_id))
-        findings, obligations, _ = await self._judge(item, view)
+        with self._room.place(gateway.id):
+            findings, obligations, _ = await self._judge(item, view)
         return Preview(refusal_of(findings) if findings else None, obligations, self._engine.revision)
 
     def _budget(self, deadline_ms: int) -> float:

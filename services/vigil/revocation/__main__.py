@@ -34,6 +34,9 @@ from vigil.rpc.service_main import Process, run
 from vigil.rpc.tls import TlsWatcher
 from vigil.storage import Database, Disk, after_commit, open_database
 
+PRECEDENCE = ("recall", "admin", "edge")
+"""Who revokes and who carries it further: their calls have places that a flood of others' does not take."""
+
 
 def _pairs(config: RevocationConfig) -> list[Pair]:
     pairs = [load_pair(config.signer_certificate, config.signer_key)]
@@ -158,6 +161,7 @@ async def _serve(
             FeedServicer(outbox, clock),
         ),
         revocation_check=chain.refusal,
+        precedence=PRECEDENCE,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
         entropy=process.entropy,

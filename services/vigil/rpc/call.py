@@ -36,6 +36,7 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         parse: Callable[[bytes], Any],
         serialize: Callable[[Any], bytes],
         report: Callable[[BaseException], Refused],
+        now: Callable[[], float],
     ) -> None:
         self._context = context
         self._scope = scope
@@ -43,6 +44,8 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         self._parse = parse
         self._serialize = serialize
         self.report = report
+        self._now = now
+        self._sending_since: float | None = None
         self._caller = caller
         self._task = asyncio.current_task()
         self._drain: Callable[[], None] | None = None
@@ -125,7 +128,14 @@ class Call(grpc.aio.ServicerContext[Any, Any]):
         return raw if raw is grpc.aio.EOF else self.accept(raw)
 
     async def write(self, message: Any) -> None:
-        await self._context.write(self.release(message))
+        data = self.release(message)
+        self._sending_since = self._now()
+        await self._context.write(data)
+        self._sending_since = None
+
+    def sending_for(self) -> float:
+        """Seconds for which the newest message has waited for its reader; 0 when none waits."""
+        return 0.0 if self._sending_since is None else self._now() - self._sending_since
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> Any:
         await self._context.abort(code, details, trailing_metadata)

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from vigil.rpc.builtin import Handler
 from vigil.rpc.call import Call, Context
 from vigil.rpc.metrics import MethodMetrics, RpcMetrics
 from vigil.rpc.registry import StreamRegistry
+from vigil.rpc.room import Room
 
 ABORT_SECONDS = 1.0
 """How long a handler's task waits for its refusal to leave: a peer that reads nothing holds it up."""
@@ -44,6 +46,8 @@ class Guard:
         clock: Clock,
         entropy: Entropy,
         max_calls_per_caller: int | None,
+        max_unary_calls: int,
+        precedence: Collection[str],
     ) -> None:
         self._admission = admission
         self._registry = registry
@@ -52,6 +56,8 @@ class Guard:
         self._entropy = entropy
         self._max_calls = max_calls_per_caller
         self._calls: Counter[bytes] = Counter()
+        self._precedence = tuple(precedence)
+        self._rooms = {first: Room(max_unary_calls) for first in (False, True)}
         self._log = structlog.get_logger("vigil.rpc")
 
     def wrap(self, access: MethodAccess, handler: Handler) -> Handler:
@@ -94,6 +100,7 @@ class Guard:
             parse=handler.request_deserializer or bytes,
             serialize=handler.response_serializer or bytes,
             report=lambda error: self.failed(method, error),
+            now=self.now,
         )
         deadline.begin(context.time_remaining())
         caller_module.begin(call.obligation)
@@ -106,6 +113,10 @@ class Guard:
             self._calls[call.caller.thumbprint] -= 1
             if self._calls[call.caller.thumbprint] <= 0:
                 del self._calls[call.caller.thumbprint]
+
+    def room(self, caller: Identity) -> AbstractContextManager[None]:
+        """A place for a unary call; callers with precedence have places of their own. Raises SERVICE_UNAVAILABLE."""
+        return self._rooms[caller.has_role(*self._precedence)].place(caller.thumbprint)
 
     def opened(self, call: Call) -> None:
         """Note that a stream was admitted."""
@@ -134,8 +145,8 @@ class Guard:
                 await context.abort(
                     status.grpc_code(refusal.status), refusal.refusals[0].sentence, status.trailers(refusal)
                 )
-        except TimeoutError:
-            # The status is queued behind messages that the peer does not read: no need to wait for it.
+        except (TimeoutError, grpc.aio.InternalError):
+            # The status is queued behind messages that the peer does not read, or the peer is gone: no need to wait.
             raise asyncio.CancelledError from None
 
     def now(self) -> float:
@@ -201,7 +212,8 @@ class _Guarded:
         started = self._guard.now()
 
         async def work(call: Call) -> bytes:
-            answer = await serve(call)
+            with self._guard.room(call.caller):
+                answer = await serve(call)
             self._metrics.seconds.observe(self._guard.now() - started)
             return answer
 
@@ -238,6 +250,9 @@ class _Guarded:
             ended = refusal
         except grpc.aio.AbortError:
             raise
+        except grpc.aio.InternalError:
+            # Nothing can be sent on this call any more: the peer is gone, and nobody is left to be told.
+            raise asyncio.CancelledError from None
         except asyncio.CancelledError:
             if call is None or call.ended_by is None:
                 raise

@@ -20,15 +20,19 @@ class StreamSettings:
 
     ``keepalive_seconds``: silence after which a peer is pinged; ``keepalive_timeout_seconds``: silence after
     that which ends the connection; ``max_streams``: concurrent calls on one connection;
-    ``max_calls_per_caller``: over all its connections, None for no bound; ``sweep_seconds``: how often open
-    streams are held against expiry and revocation besides the check of each message.
+    ``max_calls_per_caller``: over all its connections, None for no bound; ``max_unary_calls``: of all callers at once,
+    and as many again for callers that have precedence; ``stall_seconds``: how long one message of a stream may wait
+    for its reader; ``sweep_seconds``: how often open streams are held against expiry, revocation and that besides the
+    check of each message.
     """
 
     keepalive_seconds: float = 10.0
     keepalive_timeout_seconds: float = 5.0
     max_streams: int = 2048
-    max_calls_per_caller: int | None = None
+    max_calls_per_caller: int | None = 1_024
+    max_unary_calls: int = 4_096
     pending_requests: int = PENDING_REQUESTS
+    stall_seconds: float = 30.0
     sweep_seconds: float = 0.5
 
 

@@ -31,12 +31,19 @@ class OpenStream(Protocol):
         """Tell the handler to take nothing more and to end."""
         ...
 
+    def sending_for(self) -> float:
+        """Seconds for which the newest message has waited for its reader; 0 when none waits."""
+        ...
+
 
 class StreamRegistry:
     """Open streams by the thumbprint of the certificate that opened them. For one event loop."""
 
-    def __init__(self, *, on_cut: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, *, stall_seconds: float = float("inf"), on_cut: Callable[[str], None] | None = None
+    ) -> None:
         self._streams: dict[bytes, set[OpenStream]] = {}
+        self._stall = stall_seconds
         self._on_cut = on_cut
 
     def __len__(self) -> int:
@@ -75,7 +82,10 @@ class StreamRegistry:
         return self.cut(lambda caller: caller.id == subject_id, reason)
 
     def sweep(self) -> int:
-        """Judge every open stream's caller as of now and cut those that no longer stand; answers how many."""
+        """Judge every open stream's caller as of now and cut those that no longer stand; answers how many.
+
+        A stream whose reader takes nothing is cut too: what it holds it would hold for ever.
+        """
         count = 0
         for streams in list(self._streams.values()):
             for stream in list(streams):
@@ -83,6 +93,9 @@ class StreamRegistry:
                     stream.check()
                 except Refused as refusal:
                     count += self._end((stream,), refusal)
+                    continue
+                if stream.sending_for() > self._stall:
+                    count += self._end((stream,), stalled())
         return count
 
     def drain(self) -> None:
@@ -103,6 +116,16 @@ class StreamRegistry:
             if self._on_cut is not None:
                 self._on_cut(refusal.reason.value)
         return count
+
+
+def stalled() -> Refused:
+    """Refuse a reader that does not read."""
+    return refused(
+        Reason.SERVICE_UNAVAILABLE,
+        "What was sent on this stream was not taken.",
+        lifted_by="opening it again, and reading from it",
+        who="you",
+    )
 
 
 def stopping() -> Refused:

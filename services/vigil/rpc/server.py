@@ -42,7 +42,8 @@ class GrpcServer:
 
     ``revocation_check`` is asked at every call and message and in each sweep, from memory. ``authorizer`` is
     a service's own bar before a method. At ``grace_methods`` (full paths) a caller past its operational end is
-    still admitted; elsewhere it is refused, and the handler need not ask.
+    still admitted; elsewhere it is refused, and the handler need not ask. ``precedence``: roles whose calls have a
+    share of the server's capacity that nobody else's can use up.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class GrpcServer:
         authorizer: Authorizer | None = None,
         revocation_check: RevocationCheck | None = None,
         grace_methods: Collection[str] = (),
+        precedence: Collection[str] = (),
         settings: StreamSettings | None = None,
         max_message_bytes: int = DEFAULT_MESSAGE_BYTES,
         metrics: CollectorRegistry | None = None,
@@ -68,7 +70,7 @@ class GrpcServer:
         self._settings = settings or StreamSettings()
         self._watcher = TlsWatcher(files=tls, clock=clock)
         rpc_metrics = RpcMetrics(metrics or CollectorRegistry())
-        self.streams = StreamRegistry(on_cut=rpc_metrics.cut)
+        self.streams = StreamRegistry(stall_seconds=self._settings.stall_seconds, on_cut=rpc_metrics.cut)
         self.health = Health()
         guard = Guard(
             admission=Admission(
@@ -83,6 +85,8 @@ class GrpcServer:
             clock=clock,
             entropy=entropy,
             max_calls_per_caller=self._settings.max_calls_per_caller,
+            max_unary_calls=self._settings.max_unary_calls,
+            precedence=precedence,
         )
         self._services = tuple(name for _add, _servicer, name in servicers)
         self._handlers = _wrapped(guard, servicers, self.health)

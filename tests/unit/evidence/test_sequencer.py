@@ -15,8 +15,8 @@ from vigil.core.merkle import leaf_hash
 from vigil.core.statements.bodies import Recorded, Refusals
 from vigil.core.statements.envelope import Scribe, check, read, read_any
 from vigil.errors import Reason, Refused
+from vigil.evidence import intake, store
 from vigil.evidence import sequencer as sequencer_module
-from vigil.evidence import store
 from vigil.evidence.domain import decode_leaf, recorded_leaf
 from vigil.evidence.intake import Submission
 from vigil.evidence.sequencer import LogDamagedError
@@ -399,3 +399,34 @@ async def test_a_gateways_count_of_refusals_is_recorded(world: World, log: Log) 
         with pytest.raises(Refused) as refused:
             await log.sequencer.append(Submission(statement=signed(other), **owner))
         assert refused.value.reason is Reason.SIGNATURE_INVALID
+
+
+# --- overload
+
+
+@pytest.mark.holds("floods")
+async def test_one_senders_flood_leaves_room_for_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_OF_SENDER", 2)
+    monkeypatch.setattr(intake, "MAX_BYTES_OF_SENDER", 100_000)
+    log, writer = world.open(started=False), world.writer()
+
+    def sent(sender: str, **values: object) -> asyncio.Task[RecordedPlace]:
+        return asyncio.create_task(log.sequencer.append(submission(writer.hold(), sender=sender, **values)))
+
+    waiting = [sent("loud"), sent("loud")]
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as caught:
+        await sent("loud")
+    assert caught.value.reason is Reason.EVIDENCE_UNAVAILABLE
+    with pytest.raises(Refused):
+        await sent("large", bodies=(bytes(100_000),))
+    waiting.append(sent("quiet"))
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in waiting)
+    log.start()
+    places = await asyncio.gather(*waiting)
+    assert sorted(place.index for place in places) == [0, 1, 2]
+    # What was answered gives its place back.
+    assert (await sent("loud")).index == 3

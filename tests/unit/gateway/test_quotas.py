@@ -47,6 +47,25 @@ def test_safety_actions_have_their_own_share_and_so_has_everybody(clock: ManualC
     asked.take(OTHER, "commands")
 
 
+def test_a_nonce_that_is_dead_for_certain_is_known(clock: ManualClock) -> None:
+    asked = quotas(clock, nonces=2)
+    # What was given before this start, or is spent, only the device knows.
+    assert asked.nonce_used(ME, "one")
+    asked.nonce_wanted(ME, "one")
+    clock.advance(NONCE_LIFETIME_S - 1)
+    asked.nonce_given(ME, "one")
+    clock.advance(NONCE_LIFETIME_S)
+    assert asked.nonce_used(ME, "one")
+    asked.nonce_given(ME, "one")
+    clock.advance(NONCE_LIFETIME_S + 0.1)
+    assert not asked.nonce_used(ME, "one")
+    assert asked.nonce_used(ME, "one")
+    asked.nonce_given(ME, "one")
+    clock.advance(NONCE_LIFETIME_S + 0.1)
+    asked.nonce_wanted(ME, "one")
+    assert asked.nonce_used(ME, "one")
+
+
 @pytest.mark.holds("floods-by-credential")
 def test_nonces_count_by_device_until_they_lapse(clock: ManualClock) -> None:
     asked = quotas(clock, nonces=2)

@@ -712,3 +712,24 @@ async def test_the_input_names_everything_that_was_looked_at(bench: Bench, room:
     assert document["profile"] == room.profile_statement.digest
     assert json.loads(document["question"])["requester"]["id"] == "p-technician"
     assert document["ages_ms"]["revocation"] == 500
+
+
+# --- overload
+
+
+@pytest.mark.holds("floods")
+async def test_one_gateways_flood_leaves_room_for_the_others(bench: Bench, room: PolicyRoom) -> None:
+    item, places = room.item("read-diagnostics"), bench.decisions._room
+    gateway, other = room.gateway.identity, replace(room.gateway.identity, id="gw-other")
+    for _ in range(places.places // 2):
+        places.enter(gateway.id)
+    with pytest.raises(Refused) as caught:
+        await bench.decisions.decide(gateway, item, deadline_ms=0)
+    assert caught.value.reason is R.SERVICE_UNAVAILABLE
+    with pytest.raises(Refused) as caught:
+        await bench.judged(item)
+    assert caught.value.reason is R.SERVICE_UNAVAILABLE
+    assert bench.decisions.taken == 0
+    assert (await bench.decisions.preview(other, item)).refusal is None
+    places.leave(gateway.id)
+    assert (await bench.judged(item)).refusal is None

@@ -213,6 +213,7 @@ async def test_a_message_that_cannot_be_made_fails_its_calls_only(world: World) 
         assert (await exchange.call(Item(text="fine"), timeout=30)).text == "fine"
 
 
+@pytest.mark.holds("floods")
 async def test_more_than_the_queue_holds_is_refused(world: World) -> None:
     async with exchange_of(world, world.gateway(), streams=1, max_in_flight=1, max_queue=2) as exchange:
         held = [asyncio.ensure_future(exchange.call(Item(text="hold"), timeout=30))]

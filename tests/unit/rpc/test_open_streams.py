@@ -198,7 +198,8 @@ async def test_two_servers_never_share_a_port(world: World, serve: Serve) -> Non
         await serve(listen=world.address)
 
 
-async def test_many_streams_open_at_once(world: World) -> None:
+async def test_many_streams_open_at_once(serve: Serve) -> None:
+    world = await serve(settings=StreamSettings(max_calls_per_caller=None))
     stub = world.gateway().stub
     calls = [stub.Echo(timeout=60) for _ in range(1_200)]
     answers = await asyncio.gather(*(exchange(call, OWN) for call in calls))
