@@ -9,7 +9,7 @@ GRPCURL_VERSION := v1.9.4
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format protos policies vectors faults bench flames lock clean
+.PHONY: help install install-dev run test lint format protos policies vectors faults soak bench flames lock clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ vectors: install-dev ## Write the test vectors of docs/vectors/
 
 faults: install-dev ## Do to it whatever can happen, by people too; writes docs/reliability.md
 	@$(BIN)/python -m pytest -q -m holds --reliability
+
+soak: install-dev ## Work, flood and kill it for long (MINUTES=10 TECHNICIANS=64 PUMPS=2000 APPENDS=100000)
+	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.soak
 
 bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks
