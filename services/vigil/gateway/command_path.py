@@ -44,10 +44,12 @@ ANSWER_MARGIN_S: Final = 0.3
 """Kept back from the deadline, to make what is known durable and to answer."""
 MAX_UNDER_WAY: Final = 512
 """Commands and preparations of all callers at once."""
-DECISIONS: Final = 128
+DECISIONS: Final = 256
 LEAST_DECISIONS: Final = 16
 """Commands that wait for policy at once: to begin with, and at least. What policy does not decide in time, nobody waits
 for, and nothing is written about."""
+SHARE_OF_CREDENTIAL: Final = 0.25
+"""Of those places, for one credential: at first as many as its quota of commands under way."""
 DECIDED_IN_TIME_S: Final = DECISION_DEADLINE_S / 2
 MAX_SAFETY: Final = 64
 """Class S1, apart from the others: nothing else uses these places up."""
@@ -116,6 +118,7 @@ class CommandPath:
             most=MAX_UNDER_WAY,
             target=DECIDED_IN_TIME_S,
             now=clock.monotonic,
+            share=SHARE_OF_CREDENTIAL,
         )
         self._running: dict[bytes, asyncio.Task[gateway_pb2.SubmitCommandResponse]] = {}
         self._log = structlog.get_logger("vigil.gateway.commands")
