@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+DURATION ?= 600
 BIN := $(VENV)/bin
 TOOLS := .tools/bin
 OPA_VERSION := v1.22.2
@@ -9,7 +10,7 @@ GRPCURL_VERSION := v1.9.4
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format protos policies vectors faults soak bench flames lock clean
+.PHONY: help install install-dev run test lint format protos policies vectors faults soak fuzz audit sbom wheel bench flames lock clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,11 +47,23 @@ faults: install-dev ## Do to it whatever can happen, by people too; writes docs/
 soak: install-dev ## Work, flood and kill it for long (MINUTES=10 TECHNICIANS=64 PUMPS=2000 APPENDS=100000)
 	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.soak
 
+fuzz: install-dev ## Give every decoder and method what nobody should send; DURATION=600 seconds
+	@$(BIN)/python -m tests.fuzz --seconds $(DURATION) --record
+
 bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks
 
 flames: install-dev ## Draw where the time of a command goes; writes docs/flames/
 	@$(BIN)/python -m tests.benchmarks --flames
+
+audit: install-dev ## Hold the lock files against known advisories; OSV=folder asks an export instead of PyPI
+	@$(BIN)/python deploy/tools/audit.py $(if $(OSV),--osv "$(OSV)")
+
+sbom: install-dev ## Write dist/vigil.cdx.json: what Vigil is made of
+	@$(BIN)/python deploy/tools/sbom.py dist/vigil.cdx.json
+
+wheel: install-dev ## Build the wheel twice, apart, and compare byte by byte
+	@$(BIN)/python deploy/tools/wheel.py dist
 
 lock: install-dev ## Pin every dependency with its hashes
 	@bash deploy/tools/lock.sh

@@ -23,5 +23,6 @@ step "buf format" buf format --diff --exit-code proto --path proto/vigil
 step "generated code" generated_is_current
 step "opa fmt" opa fmt --fail --list policies
 step "opa check" opa check --strict policies
+step "secrets" python deploy/tools/secret_scan.py
 step "policy bundle" python -m vigil.policy.engine.build --check
 step "mypy" mypy

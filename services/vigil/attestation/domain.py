@@ -93,8 +93,8 @@ def read_leaf(data: bytes) -> Leaf:
     """Read one leaf. Raises STATEMENT_MALFORMED."""
     value = cbor.decode(data, max_bytes=MAX_LEAF_BYTES)
     match value:
-        case {"kind": str(kind), "boot": int(boot), "digest": bytes(digest), "time": int()} if (
-            len(digest) == 32
+        case {"kind": str(kind), "boot": int(boot), "digest": bytes(digest), "time": int(time)} if (
+            len(digest) == 32 and min(boot, time) >= 0 and bool not in {type(boot), type(time)}
         ):
             permit = value.get("permit")
             if permit is None or (type(permit) is bytes and len(permit) == 32):

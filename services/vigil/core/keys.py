@@ -31,6 +31,18 @@ SIGNATURE_BYTES: Final = 64
 
 P256_ORDER: Final = 0xFFFFFFFF_00000000_FFFFFFFF_FFFFFFFF_BCE6FAAD_A7179E84_F3B9CAC2_FC632551
 """The order n of P-256 (SP 800-186 section 3.2.1.3)."""
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""Everything that `cryptography` raises while it reads a stranger's certificate, request or key. It reads lazily, so
+the parts raise as well as the whole; no base class but Exception joins them."""
+
 _HIGHEST_LOW_S: Final = P256_ORDER // 2
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
@@ -73,7 +85,7 @@ class KeySigner:
             raise _certificate_invalid("A signer needs its certificate.")
         try:
             certified = x509.load_der_x509_certificate(self.chain[0]).public_key()
-        except (ValueError, UnsupportedAlgorithm):
+        except UNREADABLE:
             raise _certificate_invalid("The signer's certificate cannot be read.") from None
         if certified != private_key.public_key():
             raise _certificate_invalid("The certificate is for another key than the signer's.")

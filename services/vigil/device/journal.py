@@ -154,8 +154,8 @@ class Journal:
         return out
 
     def _rows(self, condition: str, values: Sequence[object]) -> list[Row]:
-        # The condition is one of this module's own constants.
-        rows = self._store.execute(f"SELECT {_COLUMNS} FROM journal WHERE {condition}", values)  # noqa: S608
+        query = f"SELECT {_COLUMNS} FROM journal WHERE {condition}"  # noqa: S608 - constants of this module
+        rows = self._store.execute(query, values)
         return [
             Row(
                 request_id=row[0],

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from vigil.core.certificates import store_pair
-from vigil.core.keys import PrivateKey, load_private_key, new_private_key, store_private_key
+from vigil.core.keys import UNREADABLE, PrivateKey, load_private_key, new_private_key, store_private_key
 from vigil.errors import Reason, refused
 
 _SLOT_BYTES = 8
@@ -82,9 +82,10 @@ class SimulatedSecureElement:
         key = self.pending_tls_key()
         try:
             certificates = [x509.load_der_x509_certificate(one) for one in chain]
-        except ValueError as error:
+            certified = certificates[0].public_key() if certificates else None
+        except UNREADABLE as error:
             raise refused(Reason.CERTIFICATE_INVALID, "the TLS certificate cannot be read") from error
-        if not certificates or certificates[0].public_key() != key.public_key():
+        if certified != key.public_key():
             raise refused(Reason.CERTIFICATE_INVALID, "the TLS certificate is for another key")
         pem = b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
         store_pair(self.certificate, self.key, chain_pem=pem, private_key=key)

@@ -22,8 +22,9 @@ MAX_NOTE_SIGNATURES: Final = 100
 """C2SP signed-note asks readers to bound the signatures; a log and its witnesses stay far below."""
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
-_KEY_NAME = re.compile(r"[^\s+]{1,255}")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
+"""What C2SP signed-note forbids, and lone surrogates, which JSON can name and UTF-8 cannot."""
+_KEY_NAME = re.compile(r"[^\s+\ud800-\udfff]{1,255}")
 _ED25519: Final = b"\x01"
 """Signature type of Ed25519 (C2SP signed-note)."""
 
@@ -121,8 +122,8 @@ def open_note(note: str, key: str) -> str:
     the note, as C2SP signed-note says. Raises STATEMENT_MALFORMED, SIGNATURE_INVALID, or FIELD_INVALID for the key.
     """
     name, public_key = parse_verifier_key(key)
-    if len(note.encode()) > MAX_NOTE_BYTES or _CONTROL.search(note):
-        raise _malformed_note("it is too long or holds control characters")
+    if _CONTROL.search(note) or len(note) > MAX_NOTE_BYTES or len(note.encode()) > MAX_NOTE_BYTES:
+        raise _malformed_note("it is too long, or holds what is no text")
     head, separator, signatures = note.rpartition("\n\n")
     if not separator or not signatures.endswith("\n"):
         raise _malformed_note("it has no signatures, or does not end in a newline")

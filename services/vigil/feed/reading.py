@@ -40,6 +40,8 @@ def continues(connection: Connection, position: Position) -> bool:
         return bool(position.mark == head.mark)
     if position == START:
         return connection.execute(select(_counter.c.floor)).scalar() == 0
+    if position.sequence >= 2**63:  # no database counts so far; a uint64 of the contract does
+        return False
     mark = connection.execute(select(_outbox.c.mark).where(_outbox.c.sequence == position.sequence)).scalar()
     return bool(mark is not None and mark == position.mark)
 

@@ -6,6 +6,7 @@ from cryptography import x509
 
 from vigil.core.certificates import ChainVerifier, TrustBundle, replace_file
 from vigil.core.clock import Clock
+from vigil.core.keys import UNREADABLE
 from vigil.errors import Refused
 
 RECHECK_S = 1.0
@@ -62,7 +63,7 @@ class Trust:
             if bundle.manufacturers.get(organization) == root:
                 return False
             self._write(bundle.with_manufacturer(organization, root))
-        except (ValueError, Refused):
+        except (*UNREADABLE, Refused):
             return False
         return True
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography import x509
 
 from vigil.core.certificates import ChainVerifier, TrustBundle
+from vigil.core.keys import UNREADABLE
 from vigil.errors import Refused
 from vigil.identity import ceremony
 from vigil.identity.refusals import invalid
@@ -58,7 +59,7 @@ def read_root(pem: str, organization: str, bundle: TrustBundle) -> x509.Certific
     try:
         root = x509.load_pem_x509_certificate(pem.encode())
         bundle.with_manufacturer(organization, root)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise invalid(field, "it is no PEM certificate") from error
     except Refused as error:
         raise invalid(field, error.refusals[0].sentence.rstrip(".")) from error

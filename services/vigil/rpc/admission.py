@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from vigil.core.certificates import TLS_KINDS, ChainVerifier, Identity, Standing
 from vigil.core.clock import Clock
+from vigil.core.keys import UNREADABLE
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.tls import TlsWatcher
 
@@ -123,7 +124,7 @@ def _decoded(pem: tuple[bytes, ...]) -> tuple[bytes, ...]:
             for text in pem
             for certificate in x509.load_pem_x509_certificates(text)
         ]
-    except ValueError as error:
+    except UNREADABLE as error:
         raise refused(Reason.CERTIFICATE_INVALID, "The caller's certificate cannot be read.") from error
     if not chain:
         raise refused(Reason.CERTIFICATE_INVALID, "The caller presented no certificate.")

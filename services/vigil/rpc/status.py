@@ -215,8 +215,11 @@ def _detail(status: status_pb2.Status, kind: type[T]) -> T | None:
     wanted = kind()
     if isinstance(wanted, Message):
         for packed in status.details:
-            if packed.Is(wanted.DESCRIPTOR) and packed.Unpack(wanted):
-                return wanted
+            try:
+                if packed.Is(wanted.DESCRIPTOR) and packed.Unpack(wanted):
+                    return wanted
+            except DecodeError:  # the status was readable, what is packed in it is not
+                return None
     return None
 
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from vigil.core import strict_json
 from vigil.errors import Reason, Refused, refused
 from vigil.verify.checks import Record
 
@@ -65,12 +66,10 @@ def document_to_json(document: Document) -> str:
 
 def document_from_json(text: str) -> Document:
     """Read a document strictly. Raises STATEMENT_MALFORMED."""
-    if len(text) > MAX_BYTES:
-        raise _malformed("it is too large")
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _malformed("it is not JSON") from None
+        value = strict_json.parse(text.encode(errors="surrogatepass"), max_bytes=MAX_BYTES)
+    except ValueError as error:
+        raise _malformed(str(error)) from None
     if not isinstance(value, dict) or set(value) != _MEMBERS or value["vigil_evidence"] != VERSION:
         raise _malformed("its members are not those of version 1")
     records = value["records"]

@@ -182,7 +182,7 @@ async def test_a_reader_goes_on_where_it_was(owner: Owner) -> None:
     assert batch.after_sequence == 2
 
 
-@pytest.mark.parametrize("why", ["trimmed", "another history", "ahead"])
+@pytest.mark.parametrize("why", ["trimmed", "another history", "ahead", "further than any database counts"])
 async def test_a_position_that_cannot_be_followed_needs_a_snapshot(owner: Owner, why: str) -> None:
     await owner.put(("a", b"v"))
     early = owner.database.read_now(read_head)
@@ -190,6 +190,7 @@ async def test_a_position_that_cannot_be_followed_needs_a_snapshot(owner: Owner,
     head = owner.database.read_now(read_head)
     after, mark = {
         "trimmed": (early.sequence, early.mark),
+        "further than any database counts": (2**64 - 1, head.mark),
         "another history": (head.sequence, early.mark),
         "ahead": (head.sequence + 1, head.mark),
     }[why]

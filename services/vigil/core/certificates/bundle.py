@@ -11,7 +11,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from vigil.core import strict_json
 from vigil.core.certificates.grant import EVERY, SLUG, TLS_KINDS, TRUST_DOMAIN, Kind, name_constraints
+from vigil.core.keys import UNREADABLE
 from vigil.errors import Reason, Refused, refused
 
 MAX_BUNDLE_BYTES = 1 << 20
@@ -88,12 +90,10 @@ class TrustBundle:
     @classmethod
     def from_json(cls, text: str) -> "TrustBundle":
         """Read a ``trust.json``. Raises CERTIFICATE_INVALID."""
-        if len(text) > MAX_BUNDLE_BYTES:
-            raise _unsound("it is too large")
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _unsound("it is not JSON") from error
+            value = strict_json.parse(text.encode(errors="surrogatepass"), max_bytes=MAX_BUNDLE_BYTES)
+        except ValueError as error:
+            raise _unsound(str(error)) from error
         if not isinstance(value, dict) or set(value) != _MEMBERS or value["version"] != _VERSION:
             raise _unsound("its members are not those of version 1")
         intermediates = _member(value, "intermediates", dict)
@@ -118,7 +118,7 @@ def trust_domain_of(root: x509.Certificate) -> str:
     """Read the trust domain that a root names in its one URI, ``spiffe://<trust domain>`` (X509-SVID 3.2)."""
     try:
         names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except UNREADABLE as error:
         raise _unsound("a root names no trust domain") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1 or not uris[0].startswith("spiffe://"):
@@ -145,7 +145,7 @@ def _check_intermediate(
     _check_ca(certificate, path_length=0)
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
-    except x509.ExtensionNotFound as error:
+    except UNREADABLE as error:
         raise _unsound(f"its intermediate for {kind} has no name constraints") from error
     # The constraints are what binds an intermediate to its kind inside the certificate itself.
     if not constraints.critical or constraints.value != name_constraints(trust_domain, kind):
@@ -156,12 +156,12 @@ def _check_ca(certificate: x509.Certificate, *, path_length: int) -> None:
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except (x509.ExtensionNotFound, ValueError) as error:
-        raise _unsound("an authority lacks basic constraints or key usage") from error
+        key = certificate.public_key()
+    except UNREADABLE as error:
+        raise _unsound("an authority lacks basic constraints, key usage or a key") from error
     # RFC 5280 4.2.1.9 and 4.2.1.3.
     if not basic.ca or basic.path_length != path_length or not usage.key_cert_sign:
         raise _unsound("an authority may not sign certificates, or signs further down than it should")
-    key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _unsound("an authority's key is not on P-256")
 
@@ -169,7 +169,7 @@ def _check_ca(certificate: x509.Certificate, *, path_length: int) -> None:
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError) as error:
+    except (InvalidSignature, *UNREADABLE) as error:
         raise _unsound("a certificate in it was not issued by its root") from error
 
 
@@ -184,7 +184,7 @@ def _certificate(value: object) -> x509.Certificate:
         raise _unsound("a certificate in it is no text")
     try:
         return x509.load_pem_x509_certificate(value.encode())
-    except ValueError as error:
+    except UNREADABLE as error:
         raise _unsound("a certificate in it cannot be read") from error
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -40,7 +40,7 @@ from vigil.core.certificates.grant import (
     dns_name,
     spiffe_id,
 )
-from vigil.core.keys import P256_ORDER, PublicKey, key_thumbprint
+from vigil.core.keys import P256_ORDER, UNREADABLE, PublicKey, key_thumbprint
 from vigil.errors import Reason, Refused, refused
 
 MAX_CERTIFICATE_BYTES = 4096
@@ -55,17 +55,6 @@ _ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 _CRITICAL_OF_A_SIGNER = frozenset(
     {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
 )
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What ``cryptography`` raises, some of it only when a part is looked at, for a certificate it cannot read."""
-
 _STATEMENTS_ONLY = frozenset({STATEMENT_SIGNING_OID})
 _CLIENT = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH})
 _CLIENT_AND_SERVER = _CLIENT | {ExtendedKeyUsageOID.SERVER_AUTH}
@@ -236,7 +225,7 @@ class ChainVerifier:
             if grant.kind is Kind.SIGNER:
                 return self._signer_path(leaf, grant)
             return self._tls_path(leaf, grant)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise _invalid("it cannot be read") from error
 
     def _tls_path(self, leaf: x509.Certificate, grant: Grant) -> Standing:

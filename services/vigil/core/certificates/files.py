@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from vigil.core.keys import (
+    UNREADABLE,
     KeySigner,
     PrivateKey,
     PublicKey,
@@ -46,7 +46,7 @@ def read_request(request_pem: bytes) -> PublicKey:
         key = request.public_key()
         algorithm_of(key)
         proved = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise refused(Reason.FIELD_INVALID, "The certificate request cannot be read.", field="csr") from error
     if not proved:  # RFC 2986 3: the signature is made with the subject's own key.
         raise refused(
@@ -61,7 +61,7 @@ def read_chain(chain_pem: bytes) -> tuple[bytes, ...]:
     """Read the certificates of a PEM text as DER, in their order. Raises CERTIFICATE_INVALID."""
     try:
         return tuple(one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(chain_pem))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise refused(Reason.CERTIFICATE_INVALID, "A certificate file cannot be read.") from error
 
 

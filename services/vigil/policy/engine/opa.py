@@ -55,7 +55,7 @@ class Opa:
     def run(self, arguments: Sequence[str], *, folder: Path) -> subprocess.CompletedProcess[str]:
         """Run it in `folder`; the caller judges the exit code. `OpaFailed` when it does not end."""
         try:
-            return subprocess.run(
+            return subprocess.run(  # noqa: S603 - the executable that was found, arguments as a list, no shell
                 [str(self._executable), *arguments],
                 cwd=folder,
                 capture_output=True,
