@@ -27,9 +27,8 @@ NOT_READ: Final = {
     r".*\.(tar\.gz|wasm|png|bin)": "built or drawn; its sources are read",
 }
 _BASE64, _HEX = "Base64 High Entropy String", "Hex High Entropy String"
+NO_SECRETS: Final = {"abcdefghijklmnopqrstuvwxyz234567": "the alphabet of base32 (RFC 4648 section 6)"}
 ALLOWED: Final = {
-    ("tests/benchmarks/.*", _BASE64): "names of methods and alphabets",
-    ("tests/integration/.*", _BASE64): "names of methods",
     ("tests/unit/core/.*", _HEX): "test vectors of RFC 8949, RFC 9679, FIPS 180 and RFC 6962",
     ("tests/unit/evidence/.*", _BASE64): "a published key of a signed note",
     (r"tests/unit/release/cosign-envelope\.json", _BASE64): "a signature and its payload",
@@ -50,7 +49,11 @@ def committed() -> list[str]:
 def scan(name: str) -> list[tuple[str, str, int]]:
     """What looks like a secret in one file: path, kind, line."""
     with default_settings():
-        return [(name, found.type, found.line_number) for found in scan_file(str(ROOT / name))]
+        return [
+            (name, found.type, found.line_number)
+            for found in scan_file(str(ROOT / name))
+            if found.secret_value not in NO_SECRETS
+        ]
 
 
 def judge(findings: list[tuple[str, str, int]]) -> list[str]:
