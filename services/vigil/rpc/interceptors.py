@@ -143,7 +143,7 @@ class Guard:
         try:
             async with asyncio.timeout(ABORT_SECONDS):
                 await context.abort(
-                    status.grpc_code(refusal.status), refusal.refusals[0].sentence, status.trailers(refusal)
+                    status.grpc_code(refusal.status), status.message(refusal), status.trailers(refusal)
                 )
         except (TimeoutError, grpc.aio.InternalError):
             # The status is queued behind messages that the peer does not read, or the peer is gone: no need to wait.

@@ -79,6 +79,11 @@ def from_status(status: status_pb2.Status) -> Refused:
     return Refused([_decode(place, name, words, code, metadata) for place, (name, words) in enumerate(named)])
 
 
+def message(refusal: Refused) -> str:
+    """The first sentence as it travels beside the code: a header, so never longer than a peer takes."""
+    return _cut(refusal.refusals[0].sentence, MAX_SENTENCE)
+
+
 def trailers(refusal: Refused) -> tuple[tuple[str, bytes], ...]:
     """Make the trailing metadata of a refused call."""
     return ((TRAILER, to_status(refusal).SerializeToString()),)

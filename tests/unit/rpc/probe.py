@@ -155,6 +155,8 @@ class ProbeServicer:
                 raise refused(Reason.UDI_INVALID, "No.", lifted_by="another", who="you", field="udi", n=1)
             case "several":
                 raise SEVERAL
+            case "quoting":
+                raise refused(Reason.RESOURCE_NOT_FOUND, f"There is no {'x' * request.count}.")
             case "defect":
                 raise RuntimeError("the secret is forty-two")
             case "remaining":

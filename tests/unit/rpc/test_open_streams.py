@@ -138,6 +138,8 @@ async def test_refusals_arrive_as_they_were_raised(world: World) -> None:
     assert one.status == "INVALID_ARGUMENT"
     assert one.refusals[0].values == {"field": "udi", "n": "1"}
     assert (one.refusals[0].lifted_by, one.refusals[0].who) == ("another", "you")
+    quoting = await refusal_of(stub.Ping(Probe(text="quoting", count=70_000), timeout=10))
+    assert quoting.reason is Reason.RESOURCE_NOT_FOUND, "a header that is too long breaks the stream"
     several = await refusal_of(stub.Ping(Probe(text="several"), timeout=10))
     assert several.refusals == SEVERAL.refusals
 

@@ -69,6 +69,13 @@ def test_a_status_fits_into_trailers_and_keeps_the_most_fundamental() -> None:
     assert status.from_status(encoded).reason is Reason.CREDENTIAL_REVOKED
 
 
+def test_a_sentence_that_quotes_what_was_sent_fits_into_a_header() -> None:
+    refusal = refused(Reason.RESOURCE_NOT_FOUND, f"There is no model {'ü' * 70_000}.")
+    assert len(status.message(refusal).encode()) <= status.MAX_SENTENCE
+    assert status.message(refusal) == status.to_status(refusal).message
+    assert status.message(refused(Reason.RESOURCE_NOT_FOUND, "There is no \ud800.")) == "There is no ?."
+
+
 def test_a_reason_of_a_newer_peer_keeps_its_name_and_its_class() -> None:
     encoded = status.to_status(refused(Reason.QUOTA_EXCEEDED, "Too much.", limit=3))
     info = error_details_pb2.ErrorInfo()
