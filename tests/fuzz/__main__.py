@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(HARNESSES)}, rpc")
     parser.add_argument("--seconds", type=int, default=60, help="for all of them together")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="give one input to the one harness named")
+    parser.add_argument("--seed", type=int, help="call every method once from this seed (rpc)")
     parser.add_argument("--record", action="store_true", help="write docs/reliability.md")
     given = parser.parse_args()
     unknown = set(given.names) - {*HARNESSES, "rpc"}
@@ -33,6 +34,10 @@ def main() -> int:
         accepted = attempt(HARNESSES[given.names[0]].prepare(), given.replay.read_bytes())
         print("accepted" if accepted else "refused")
         return 0
+    if given.seed is not None:
+        from tests.fuzz.rpc import fuzz_installation
+
+        return 1 if fuzz_installation(0, seed=given.seed).findings else 0
     return _fuzz(given.names or [*HARNESSES, "rpc"], given.seconds, write=given.record)
 
 

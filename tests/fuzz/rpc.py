@@ -121,7 +121,7 @@ class Fuzzer:
             own = (
                 HOSPITALS if rule.rule == access_pb2.SCOPE_RULE_ORGANIZATION else self._callers.right(rule).id
             )
-            message.MergeFrom(method.naming(rule, own))
+            _name(message, [field.name for field in rule.path.fields], own)
         data = generator.wire(message)
         return data if len(data) < (1 << 20) or generator.chance.random() < 0.02 else data[: 1 << 20]
 
@@ -182,6 +182,17 @@ class Fuzzer:
                 self.outcome.findings.append(f"refused input wrote: {line}")
 
 
+def _name(message: Any, path: Sequence[str], value: str) -> None:
+    """Set the field that the contract holds against the caller, wherever the path leads."""
+    name, *rest = path
+    if not rest:
+        setattr(message, name, value)
+        return
+    inner = getattr(message, name)
+    for one in (inner or [inner.add()]) if hasattr(inner, "add") else [inner]:
+        _name(one, rest, value)
+
+
 async def _sent(inputs: Sequence[bytes]) -> AsyncIterator[bytes]:
     for one in inputs:
         yield one
@@ -213,15 +224,16 @@ async def fuzz(
     return fuzzer.outcome
 
 
-def fuzz_installation(seconds: int) -> RpcOutcome:
-    """Start an installation, fuzz it for so long, and say what came of it. Prints findings."""
+def fuzz_installation(seconds: int, *, seed: int | None = None) -> RpcOutcome:
+    """Start an installation, fuzz it for so long (or from one seed), and say what came of it. Prints findings."""
+    seeds = _seeds(seconds) if seed is None else iter((seed,))
 
     async def run() -> RpcOutcome:
         stack = await Stack.start()
         with TemporaryDirectory() as folder:
             callers = Callers(stack, Path(folder))
             try:
-                return await fuzz(stack, callers, _seeds(time.monotonic() + seconds))
+                return await fuzz(stack, callers, seeds)
             finally:
                 await callers.close()
                 await stack.stop()
@@ -229,6 +241,8 @@ def fuzz_installation(seconds: int) -> RpcOutcome:
     outcome = asyncio.run(run())
     for finding in outcome.findings:
         print(f"rpc FOUND {finding}", flush=True)
+    if outcome.findings and seed is None:
+        print("replay: python -m tests.fuzz rpc --seed N, with the seed of a finding", flush=True)
     print(
         f"rpc: {outcome.calls.total():,} calls of {len(outcome.calls)} methods, {outcome.refused.total():,} refused "
         f"with {len(outcome.reasons)} different reasons",
@@ -237,9 +251,10 @@ def fuzz_installation(seconds: int) -> RpcOutcome:
     return outcome
 
 
-def _seeds(until: float) -> Iterator[int]:
+def _seeds(seconds: float) -> Iterator[int]:
     seed = time.time_ns() % 2**32
     yield seed
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         seed += 1
         yield seed

@@ -1,6 +1,6 @@
 """Messages that nobody should send, by somebody who may: every method of a whole installation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -12,14 +12,18 @@ from tests.support.stack import Stack
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.holds("hostile-input")]
 
 
+FOUND = (3982418210, 111098465)
+"""Seeds that found something once: a sequence beyond any database, a refusal longer than a header."""
+
+
 async def _fuzz(
-    stack: Stack, callers: Callers, injected: Callable[[int], None], first: int, last: int
+    stack: Stack, callers: Callers, injected: Callable[[int], None], seeds: Iterable[int]
 ) -> None:
-    outcome = await fuzz(stack, callers, iter(range(first, last)))
+    outcome = await fuzz(stack, callers, iter(seeds))
     assert outcome.findings == []
     assert set(outcome.calls) == {f"{one.process}:{one.name}" for one in METHODS}
     # It is no single first check that refuses everything, and not everything is refused.
-    assert len(outcome.reasons) > 8, outcome.reasons
+    assert len(outcome.reasons) > 5, outcome.reasons
     assert outcome.refused.total() > outcome.calls.total() // 3
     assert outcome.answered.total() > 0
     injected(outcome.calls.total())
@@ -29,7 +33,7 @@ async def _fuzz(
 async def test_a_few_messages_to_each_method(
     breakable: Stack, callers: Callers, injected: Callable[[int], None]
 ) -> None:
-    await _fuzz(breakable, callers, injected, 0, 4)
+    await _fuzz(breakable, callers, injected, (0, 1, 2, *FOUND))
 
 
 @pytest.mark.thorough
@@ -37,7 +41,7 @@ async def test_a_few_messages_to_each_method(
 async def test_many_messages_to_each_method(
     breakable: Stack, callers: Callers, injected: Callable[[int], None]
 ) -> None:
-    await _fuzz(breakable, callers, injected, 100, 160)
+    await _fuzz(breakable, callers, injected, range(100, 160))
 
 
 async def test_the_generator_makes_the_same_of_the_same_seed() -> None:
