@@ -50,6 +50,8 @@ def server_options(settings: StreamSettings, *, max_message_bytes: int) -> Optio
         ("grpc.server.max_pending_requests_hard_limit", 2 * settings.pending_requests),
         ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
+        # gRPC waits a minute for the answer to a ping, whatever the line above says, unless it is told otherwise.
+        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_seconds * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # Clients ping every 10 s; twice as often is still no attack.
