@@ -38,6 +38,8 @@ from vigil.rpc.room import ElasticRoom, Room
 
 NONCE_S: Final = 2.0
 """How long a device may take to answer with a nonce."""
+SAFETY_NONCE_S: Final = 5.0
+"""For class S1: half of its bound. A busy device is no reason to give a safety action up."""
 DEFAULT_DEADLINE_S: Final = 30.0
 """For a caller that sets no deadline."""
 ANSWER_MARGIN_S: Final = 0.3
@@ -176,7 +178,8 @@ class CommandPath:
                 )
             )
 
-        reply: gateway_pb2.NonceReply = await session.ask(ask, seconds=NONCE_S)
+        seconds = SAFETY_NONCE_S if target.spec.action_class is ActionClass.S1 else NONCE_S
+        reply: gateway_pb2.NonceReply = await session.ask(ask, seconds=seconds)
         if reply.HasField("error"):
             raise status.from_status(reply.error)
         session.profile_version = max(session.profile_version, version)
