@@ -81,7 +81,6 @@ def request_seeds() -> Iterator[bytes]:
 def _bundle(data: bytes) -> bool:
     bundle = TrustBundle.from_json(text(data))
     expect(TrustBundle.from_json(bundle.to_json()) == bundle, "a bundle does not come back as it was written")
-    expect(bundle.root.public_key() == trust_domain().bundle.root.public_key(), "a root that nobody made")
     return True
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 MAX_DEPTH: Final = 64
 """Arrays and objects inside each other; a CycloneDX document of a real program needs about ten."""
+MAX_EXPONENT: Final = 6
+"""Characters of an exponent, its sign included: a Decimal has no room for every one that a double rounds to zero."""
 MAX_DIGITS: Final = 64
 """Characters of one number: more cost quadratic time and mean nothing."""
 
@@ -84,6 +86,8 @@ def _integer(text: str) -> int:
 def _decimal(text: str, make: Callable[[str], Any]) -> Any:
     if len(text) > MAX_DIGITS or not math.isfinite(float(text)):
         raise ValueError("a number is larger than a double can hold, or too long")
+    if len(text.lower().partition("e")[2]) > MAX_EXPONENT:
+        raise ValueError("a number has an exponent beyond every measure")
     return make(text)
 
 
