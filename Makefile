@@ -10,7 +10,8 @@ GRPCURL_VERSION := v1.9.4
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format protos policies vectors faults soak fuzz audit sbom wheel bench flames lock clean
+SCHEDULES ?= 1000
+.PHONY: help install install-dev run test lint format protos policies vectors faults model soak fuzz audit sbom wheel bench flames lock clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +50,9 @@ soak: install-dev ## Work, flood and kill it for long (MINUTES=10 TECHNICIANS=64
 
 fuzz: install-dev ## Give every decoder and method what nobody should send; DURATION=600 seconds
 	@$(BIN)/python -m tests.fuzz --seconds $(DURATION) --record
+
+model: install-dev ## Explore schedules of the real code (SCHEDULES=10000), or replay one (SEED=7)
+	@$(BIN)/python -m tests.model $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES) --record)
 
 bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks

@@ -33,8 +33,10 @@ STAGED_S: Final = 0.5
 """How often staged commands are looked at."""
 DOWNLOAD_S: Final = 10.0
 """How long a piece of an artifact may take before it is asked for again."""
-ARRIVED_S: Final = 5.0
-"""A message on a link that stayed up this long has arrived, or its keepalive would have cut the link."""
+SAY_AGAIN_S: Final = 10.0
+"""How long receipts wait for the gateway's word that it keeps them, before they are sent again."""
+SAVE_AGAIN_S: Final = 1.0
+"""How soon revocations that the flash did not take are written again."""
 FLOOR_S: Final = 600.0
 """How often the floor of time is stored."""
 IDLE_S: Final = 5.0
@@ -98,6 +100,7 @@ class DeviceAgent:
         self._status_due = float("inf")
         self._challenge_due = 0.0
         self._renew_due = 0.0
+        self._save_due = 0.0
         self._floor_due = self._started + FLOOR_S
         self._in_flight: dict[bytes, tuple[int, float]] = {}
         self._asked: tuple[tuple[bytes, int], float] | None = None
@@ -175,7 +178,8 @@ class DeviceAgent:
             if now >= self._status_due and self._status_every is not None:
                 self._status_due = now + self._status_every
                 self._show_status = True
-            self._settle_sent(now)
+            out += self._save_revocations(now)
+            self._say_again(now)
             out += self._news()
         return out
 
@@ -187,6 +191,8 @@ class DeviceAgent:
             due.append(now + STAGED_S)
         if self._online:
             due.append(self._attester.next_due())
+            if not self._trust.saved:
+                due.append(max(now, self._save_due))
         return min(due)
 
     def status(self) -> messages.Status:
@@ -222,6 +228,8 @@ class DeviceAgent:
                 return [self._attester.request(message.call_id)]
             case messages.ReceiptQuery():
                 return [self._receipts(message)]
+            case messages.ReceiptsKept():
+                self._kept(message)
             case messages.StatusInterval():
                 every = min(message.interval_ms / 1000, MAX_STATUS_INTERVAL_S)
                 self._status_every = every if every > 0 else None
@@ -284,7 +292,9 @@ class DeviceAgent:
                 return messages.Receipts(message.call_id, self._journal.receipts(request_id))
             # A reading changes nothing that is shown but a count, which the next status tells.
             self._show_status |= verdict.staged or verdict.action.effect is not Effect.DIAGNOSE
-            return messages.Receipts(message.call_id, self._executor.run(verdict))
+            receipts = self._executor.run(verdict)
+            self._in_flight[request_id] = (len(receipts), self._clock.monotonic())
+            return messages.Receipts(message.call_id, receipts)
         except Refused as error:
             return messages.Receipts(message.call_id, error=error)
 
@@ -314,7 +324,7 @@ class DeviceAgent:
             if one.revocation is not None and one.revocation.body.scope is Scope.CREDENTIAL:
                 for name in one.revocation.body.ids:
                     self._nonces.drop(name)
-        out: list[Outgoing] = [self._acknowledgement()] if taken.entries else []
+        out: list[Outgoing] = [self._acknowledgement()] if taken.entries and self._trust.saved else []
         if taken.entries:
             self._show_status = True
         # A staged command may have waited for exactly this head.
@@ -389,14 +399,31 @@ class DeviceAgent:
             out.append(self.status())
         return out
 
-    def _settle_sent(self, now: float) -> None:
-        """Receipts that went out on a link which stayed up have arrived."""
-        arrived = [one for one in self._in_flight.items() if now - one[1][1] >= ARRIVED_S]
-        if arrived:
-            with self._hardware.store.transaction():
-                for request_id, (count, _) in arrived:
-                    self._journal.sent(request_id, up_to=count)
-                    del self._in_flight[request_id]
+    def _kept(self, message: messages.ReceiptsKept) -> None:
+        """The gateway has them on its disk: they need not be said again."""
+        with self._hardware.store.transaction():
+            self._journal.sent(message.request_id, up_to=message.up_to)
+        if self._in_flight.get(message.request_id, (0, 0.0))[0] <= message.up_to:
+            self._in_flight.pop(message.request_id, None)
+
+    def _say_again(self, now: float) -> None:
+        """Receipts that nobody has confirmed, though the link is up: the gateway could not keep them."""
+        for request_id, (_, since) in list(self._in_flight.items()):
+            if now - since >= SAY_AGAIN_S:
+                del self._in_flight[request_id]
+                self._executor.news = True
+
+    def _save_revocations(self, now: float) -> list[Outgoing]:
+        """What is enforced from memory, because the flash did not take it, is written as soon as it does."""
+        if self._trust.saved or now < self._save_due:
+            return []
+        self._save_due = now + SAVE_AGAIN_S
+        try:
+            self._trust.save()
+        except Refused as error:
+            _LOG.warning("%s: revocations not persisted: %s", self.device_id, error)
+            return []
+        return [self._acknowledgement()]
 
     # --- the device itself
 

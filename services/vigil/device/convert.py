@@ -39,6 +39,8 @@ def from_proto(response: gateway_pb2.ConnectResponse) -> Incoming | None:
             return messages.AttestNow(response.attest_now.call_id)
         case "receipt_query":
             return messages.ReceiptQuery(response.receipt_query.call_id, response.receipt_query.request_id)
+        case "receipts_kept":
+            return messages.ReceiptsKept(response.receipts_kept.request_id, response.receipts_kept.up_to)
         case "status_interval":
             return messages.StatusInterval(response.status_interval.interval_ms)
         case "renewed":

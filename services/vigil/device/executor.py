@@ -300,13 +300,14 @@ class Executor:
     ) -> bytes:
         """Device check 10: sign once, keep the bytes; the log holds the receipt's digest.
 
-        ``answered``: it leaves as the answer to the bundle; any other one waits for a link. ``number``: where it is
+        ``answered``: it leaves as the answer to the bundle; any other one waits for a link. Either is said again until
+        a gateway has kept it. ``number``: where it is
         known without looking.
         """
         if number is None:
             number = len(self._journal.receipts(row.request_id)) + 1
         receipt = self._sign(self._body(row, number, outcome, reason, data or {}))
-        self._journal.add_receipt(row.request_id, number, receipt.data, sent=answered)
+        self._journal.add_receipt(row.request_id, number, receipt.data)
         self.news = self.news or not answered
         self._leaf(LeafKind.RECEIPT, receipt.digest, row, str(outcome))
         _LOG.debug("receipt %s %s %s", self._device_id, row.action, outcome)

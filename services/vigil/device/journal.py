@@ -120,9 +120,9 @@ class Journal:
             raise ValueError(f"no way from {row.state if row else 'nowhere'} to {state}")
         self._store.execute("UPDATE journal SET state = ? WHERE request_id = ?", (str(state), request_id))
 
-    def add_receipt(self, request_id: bytes, number: int, data: bytes, *, sent: bool) -> None:
-        """Keep a receipt's bytes; one that was not ``sent`` waits for a link."""
-        self._store.execute("INSERT INTO receipts VALUES (?, ?, ?, ?)", (request_id, number, data, int(sent)))
+    def add_receipt(self, request_id: bytes, number: int, data: bytes) -> None:
+        """Keep a receipt's bytes; it counts as unsent until a gateway says that it keeps it."""
+        self._store.execute("INSERT INTO receipts VALUES (?, ?, ?, 0)", (request_id, number, data))
 
     def receipts(self, request_id: bytes) -> tuple[bytes, ...]:
         """All receipts of a request, oldest first."""
@@ -132,12 +132,12 @@ class Journal:
         return tuple(row[0] for row in rows)
 
     def unsent(self) -> list[tuple[bytes, tuple[bytes, ...]]]:
-        """Requests with receipts that no link has carried yet, with all of their receipts."""
+        """Requests with receipts that no gateway keeps yet, with all of their receipts."""
         rows = self._store.execute("SELECT DISTINCT request_id FROM receipts WHERE sent = 0")
         return [(row[0], self.receipts(row[0])) for row in rows]
 
     def sent(self, request_id: bytes, *, up_to: int) -> None:
-        """The receipts up to this number have reached a gateway."""
+        """The receipts up to this number are durable at a gateway."""
         self._store.execute(
             "UPDATE receipts SET sent = 1 WHERE request_id = ? AND number <= ? AND sent = 0",
             (request_id, up_to),

@@ -75,6 +75,14 @@ class ReceiptQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptsKept:
+    """The gateway has the receipts of a request up to this number on its disk."""
+
+    request_id: bytes
+    up_to: int
+
+
+@dataclass(frozen=True, slots=True)
 class StatusInterval:
     interval_ms: int
 
@@ -104,6 +112,7 @@ Incoming = (
     | Revocations
     | AttestNow
     | ReceiptQuery
+    | ReceiptsKept
     | StatusInterval
     | Renewed
 )

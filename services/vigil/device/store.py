@@ -51,7 +51,7 @@ class DeviceStore:
         self.before_commit: list[Callable[[], None]] = []
         self.on_commit: list[Callable[[], None]] = []
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = self._connect(path)
             for pragma in (
                 "locking_mode = EXCLUSIVE",
                 "journal_mode = WAL",
@@ -62,6 +62,9 @@ class DeviceStore:
             self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise _unavailable() from error
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
     def close(self) -> None:
         """Release the file."""

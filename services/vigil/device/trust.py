@@ -1,6 +1,7 @@
 """Whom a device trusts, who it is itself, and what it knows revoked; persisted before it is acknowledged."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from vigil.core.statements.envelope import Statement, check, read
 from vigil.device.store import DeviceStore
 from vigil.device.timekeeping import DeviceTime
 from vigil.errors import Reason, Refused, refused
+
+_LOG = logging.getLogger(__name__)
 
 _CHAIN, _PROFILE, _ERA, _FLOOR = "chain.attestation", "profile", "era", "floor"
 _MAX_HEADS: Final = 64
@@ -206,12 +209,11 @@ class Trust:
         if head.signer in self.distrusted:
             raise refused(Reason.SIGNER_REVOKED, "the root does not trust the signer of this head")
         body, taken = head.body, self._follow(entries, head)
-        if self._unsaved or self.persisted != self.revocations.position:
-            # What could not be written before is written with what is new, so that the chain on disk has no hole.
-            with self._store.transaction():
-                self._persist()
-            self._unsaved.clear()
-            self.persisted = self.revocations.position
+        try:
+            self.save()
+        except Refused as error:
+            # Enforced all the same; `save` is called again, and until then nothing is acknowledged.
+            _LOG.warning("revocations not persisted: %s", error)
         floor = self.time.floor()
         if (
             self.time.agree(head=body.issued, gateway=gateway_time)
@@ -220,6 +222,21 @@ class Trust:
             self.keep_floor()
         answered = next((one for one in challenges if answers(head, one, steps)), None)
         return Taken(taken, answered)
+
+    @property
+    def saved(self) -> bool:
+        """Whether everything that is enforced is on the flash as well."""
+        return not self._unsaved and self.persisted == self.revocations.position
+
+    def save(self) -> None:
+        """Write what is enforced and was not written yet. Raises STORAGE_UNAVAILABLE."""
+        if self.saved:
+            return
+        # What could not be written before is written with what is new, so that the chain on disk has no hole.
+        with self._store.transaction():
+            self._persist()
+        self._unsaved.clear()
+        self.persisted = self.revocations.position
 
     def _follow(self, entries: Sequence[Entry], head: Statement[Head]) -> tuple[ReadEntry, ...]:
         """Enforce, in memory, what a verified head confirms; a later era's chain whole, in the former one's place."""

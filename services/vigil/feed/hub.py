@@ -163,6 +163,8 @@ class Hub:
 
         def run(connection: Connection) -> tuple[Position, list[Row], bool, bool]:
             head = read_head(connection)
+            if head == before:
+                return head, [], True, True
             if before is None or not continues(connection, before):
                 return head, [], True, False
             rows, all_ = read_tail(connection, before, up_to=head.sequence, scope=_EVERYTHING)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, or_, select, tuple_
+from sqlalchemy import Connection, Select, bindparam, or_, select, tuple_
 
 from vigil.api.feed.v1 import feed_pb2
 from vigil.feed.change import START, Position, Row, Scope
@@ -15,6 +15,10 @@ PAGE_BYTES = 512 * 1024
 """Bytes of values in one message at most, unless a single value is larger."""
 
 _counter, _outbox, _state = TABLES.counter, TABLES.outbox, TABLES.state
+# Built once: to build a statement costs several times its execution, and a head is read at each beat.
+_HEAD = select(_counter.c.sequence, _counter.c.mark)
+_FLOOR = select(_counter.c.floor)
+_MARK = select(_outbox.c.mark).where(_outbox.c.sequence == bindparam("at"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +31,22 @@ class StatePage:
 
 def read_head(connection: Connection) -> Position:
     """Read the newest position."""
-    row = connection.execute(select(_counter.c.sequence, _counter.c.mark)).one_or_none()
+    row = connection.execute(_HEAD).one_or_none()
     return Position(row.sequence, row.mark) if row else START
 
 
 def continues(connection: Connection, position: Position) -> bool:
     """Tell whether the owner's history leads on from this position, and the tail still holds what follows."""
-    head = connection.execute(select(_counter.c.sequence, _counter.c.mark)).one_or_none()
+    head = connection.execute(_HEAD).one_or_none()
     if head is None:
         return position == START
     if position.sequence == head.sequence:
         return bool(position.mark == head.mark)
     if position == START:
-        return connection.execute(select(_counter.c.floor)).scalar() == 0
+        return connection.execute(_FLOOR).scalar() == 0
     if position.sequence >= 2**63:  # no database counts so far; a uint64 of the contract does
         return False
-    mark = connection.execute(select(_outbox.c.mark).where(_outbox.c.sequence == position.sequence)).scalar()
+    mark = connection.execute(_MARK, {"at": position.sequence}).scalar()
     return bool(mark is not None and mark == position.mark)
 
 
@@ -50,6 +54,8 @@ def read_tail(
     connection: Connection, after: Position, *, up_to: int, scope: Scope, limit: int = PAGE
 ) -> tuple[list[Row], bool]:
     """Read what ``scope`` sees after a position, in order; whether this was all of it."""
+    if up_to <= after.sequence:
+        return [], True
     query = select(_outbox).where(_outbox.c.sequence > after.sequence, _outbox.c.sequence <= up_to)
     if scope.kinds:
         query = query.where(_outbox.c.kind.in_(sorted(scope.kinds)))

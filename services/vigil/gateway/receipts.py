@@ -118,6 +118,7 @@ class Receipts:
         late = [receipt for receipt in kept if not self._deliver(receipt)]
         if late:
             await self.keep(late)
+            confirm(session, late)
         session.settle(message.call_id, message)
         if message.HasField("error"):
             self._fail(session.device_id, message)
@@ -198,3 +199,16 @@ class Receipts:
             for one in found:
                 if device == device_id and one.call_id == message.call_id and not one.answered.done():
                     one.answered.set_exception(refusal)
+
+
+def confirm(session: Session, receipts: Iterable[KeptReceipt]) -> None:
+    """Tell a device which of its receipts are durable here; it says the others again."""
+    newest: dict[bytes, int] = {}
+    for receipt in receipts:
+        body = receipt.statement.body
+        # A refusal is not journaled there, and its number is that of another attempt's receipt.
+        if body.outcome is not Outcome.REFUSED:
+            newest[body.request_id] = max(body.number, newest.get(body.request_id, 0))
+    for request_id, number in newest.items():
+        kept = gateway_pb2.ReceiptsKept(request_id=request_id, up_to=number)
+        session.try_send(gateway_pb2.ConnectResponse(receipts_kept=kept))

@@ -22,7 +22,7 @@ from vigil.gateway.command_store import RECENT, CommandRow, KeptReceipt
 from vigil.gateway.device_sessions import DeviceSessions
 from vigil.gateway.facts import Target
 from vigil.gateway.intent_store import IntentRow
-from vigil.gateway.receipts import Receipts
+from vigil.gateway.receipts import Receipts, confirm
 from vigil.rpc import status
 from vigil.storage import Database
 
@@ -172,6 +172,9 @@ class Records:
         )
         await self._database.write(lambda conn: self._write(conn, row, receipts))
         self._remember(row.digest)
+        session = self._sessions.get(row.device)
+        if session is not None:
+            confirm(session, receipts)
         ordered = sorted(receipts, key=lambda receipt: receipt.statement.body.number)
         return _response(row, [receipt.statement.data for receipt in ordered])
 

@@ -163,6 +163,8 @@ class RevocationFollower:
         self._acknowledgements: dict[str, bytes] = {}
         self._acknowledged = (-1, -1)
         self._pending: dict[int, Entry] = {}
+        self._untold: list[ReadEntry] = []
+        """What was taken and could not be persisted yet: the devices hear of it when it is."""
         self._wake = asyncio.Event()
         self._heard = 0.0
         self._log = structlog.get_logger("vigil.gateway.revocations")
@@ -270,6 +272,7 @@ class RevocationFollower:
         }
         if taken:
             self._on_restricted(taken)
+            self._untold += taken
         reached = self._lease_answered(head, answered)
         try:
             await self._view.persist()
@@ -277,8 +280,9 @@ class RevocationFollower:
             self._log.error("revocations_not_persisted", reason=str(refusal), epoch=self._view.state.epoch)
             return
         self._acknowledge_own()
-        if taken or reached:
-            await self._on_enforced(Enforced(taken, head.data, tuple(reached)))
+        untold, self._untold = tuple(self._untold), []
+        if untold or reached:
+            await self._on_enforced(Enforced(untold, head.data, tuple(reached)))
 
     def _lease_answered(
         self, head: Statement[Head], answered: revocation_pb2.AnsweredHead

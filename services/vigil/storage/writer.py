@@ -89,8 +89,8 @@ class Writer:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._gate = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="vigil-writer", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._start()
 
     async def write(self, run: Callable[[Connection], T]) -> T:
         """Run in a durable transaction. Raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE).
@@ -119,7 +119,12 @@ class Writer:
                 return
             self._closed = True
             self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="vigil-writer", daemon=True)
+        self._thread.start()
 
     def _submit(self, job: _Job) -> None:
         with self._gate:

@@ -348,6 +348,30 @@ def test_late_receipts_go_out_again_when_the_link_broke(site: PumpSite, pump: Te
     site.clock.advance(6)
     pump.agent.tick()
     pump.agent.disconnected()
+    assert len(late_receipts(online(pump))) == 2, (
+        "a link that stays up proves nothing about the gateway's disk"
+    )
+    site.clock.advance(11)
+    again = late_receipts(pump.agent.tick())
+    assert len(again) == 2, "nobody has confirmed them"
+    pump.agent.handle(messages.ReceiptsKept(again[0].request_id, 1))
+    pump.agent.disconnected()
+    assert len(late_receipts(online(pump))) == 2, "one of them is not confirmed"
+    pump.agent.handle(messages.ReceiptsKept(again[0].request_id, 2))
+    pump.agent.disconnected()
+    assert late_receipts(online(pump)) == []
+
+
+def test_a_receipt_that_was_the_answer_is_said_again_until_it_is_kept(pump: TestPump) -> None:
+    online(pump)
+    answered = receipt(pump.command("diagnose"))
+    pump.agent.disconnected()
+    (again,) = late_receipts(online(pump))
+    assert again == answered
+    pump.restart()
+    assert late_receipts(online(pump)) == [answered]
+    pump.agent.handle(messages.ReceiptsKept(answered.request_id, 1))
+    pump.restart()
     assert late_receipts(online(pump)) == []
 
 
@@ -736,10 +760,15 @@ def test_what_could_not_be_written_is_enforced_not_acknowledged_and_written_late
     with monkeypatch.context() as patched:
         patched.setattr(pump.store, "_commit", full)
         assert pump.answer_head() == []
-    assert pump.agent.trust.revocations.epoch == 1
-    welcomed = pump.agent.handle(messages.Welcome("gateway-1", site.clock.now(), b"", ""))
-    (early,) = of_kind(welcomed, messages.AcknowledgementMessage)
-    assert read(early.acknowledgement, b.Acknowledgement).body.epoch == 0
+        assert pump.agent.trust.revocations.epoch == 1
+        welcomed = pump.agent.handle(messages.Welcome("gateway-1", site.clock.now(), b"", ""))
+        (early,) = of_kind(welcomed, messages.AcknowledgementMessage)
+        assert read(early.acknowledgement, b.Acknowledgement).body.epoch == 0
+        assert not of_kind(pump.agent.tick(), messages.AcknowledgementMessage)
+    # The flash takes it again: it is written and acknowledged without anything new having to come.
+    site.clock.advance(1)
+    (now,) = of_kind(pump.agent.tick(), messages.AcknowledgementMessage)
+    assert read(now.acknowledgement, b.Acknowledgement).body.epoch == 1
     site.revoke(b.Scope.DEVICE, "dev-dddddddddddddddd")
     (late,) = of_kind(pump.answer_head(), messages.AcknowledgementMessage)
     assert read(late.acknowledgement, b.Acknowledgement).body.epoch == 2

@@ -988,6 +988,7 @@ class ConnectResponse(_message.Message):
     RECEIPT_QUERY_FIELD_NUMBER: _builtins.int
     STATUS_INTERVAL_FIELD_NUMBER: _builtins.int
     RENEWED_FIELD_NUMBER: _builtins.int
+    RECEIPTS_KEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___GatewayWelcome: ...
     @_builtins.property
@@ -1012,6 +1013,10 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def renewed(self) -> Global___Renewed: ...
+    @_builtins.property
+    def receipts_kept(self) -> Global___ReceiptsKept:
+        """These receipts are durable at the gateway; until then the device says them again."""
+
     def __init__(
         self,
         *,
@@ -1025,12 +1030,13 @@ class ConnectResponse(_message.Message):
         receipt_query: Global___ReceiptQuery | None = ...,
         status_interval: Global___StatusInterval | None = ...,
         renewed: Global___Renewed | None = ...,
+        receipts_kept: Global___ReceiptsKept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "attest", b"attest", "attest_now", b"attest_now", "bundle", b"bundle", "message", b"message", "nonce", b"nonce", "receipt_query", b"receipt_query", "renewed", b"renewed", "revocations", b"revocations", "status_interval", b"status_interval", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "attest", b"attest", "attest_now", b"attest_now", "bundle", b"bundle", "message", b"message", "nonce", b"nonce", "receipt_query", b"receipt_query", "receipts_kept", b"receipts_kept", "renewed", b"renewed", "revocations", b"revocations", "status_interval", b"status_interval", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "attest", b"attest", "attest_now", b"attest_now", "bundle", b"bundle", "message", b"message", "nonce", b"nonce", "receipt_query", b"receipt_query", "renewed", b"renewed", "revocations", b"revocations", "status_interval", b"status_interval", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "attest", b"attest", "attest_now", b"attest_now", "bundle", b"bundle", "message", b"message", "nonce", b"nonce", "receipt_query", b"receipt_query", "receipts_kept", b"receipts_kept", "renewed", b"renewed", "revocations", b"revocations", "status_interval", b"status_interval", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "nonce", "bundle", "attest", "artifact", "revocations", "attest_now", "receipt_query", "status_interval", "renewed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "nonce", "bundle", "attest", "artifact", "revocations", "attest_now", "receipt_query", "status_interval", "renewed", "receipts_kept"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1271,6 +1277,29 @@ class ReceiptQuery(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReceiptQuery: _TypeAlias = ReceiptQuery  # noqa: Y015
+
+@_typing.final
+class ReceiptsKept(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    up_to: _builtins.int
+    """The highest number of a receipt that is kept, and with it all before it."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        up_to: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiptsKept: _TypeAlias = ReceiptsKept  # noqa: Y015
 
 @_typing.final
 class ArtifactRequest(_message.Message):

@@ -1,0 +1,61 @@
+"""A few hundred schedules find nothing, a seed replays, and what is broken on purpose is found."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.model.mutants import MUTANTS
+
+ROOT = Path(__file__).parents[2]
+SCHEDULES = 25
+FOUND_BEFORE = (7, 13, 17)
+"""Seeds that found defects, now mended: devices that were not told, receipts that were lost, a flash that failed."""
+
+
+def model(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The checker in a process of its own: schedules are forked from it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.model", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def count(output: str, name: str) -> int:
+    line = next(line for line in output.splitlines() if line.endswith(f"  {name}"))
+    return int(line.split()[0].replace(",", ""))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.holds("killed-between-steps", "storage-failures", "cut-off", "swallowed-receipt", "even-delay")
+def test_schedules_with_crashes_cuts_and_failing_disks_break_nothing(injected: Callable[[int], None]) -> None:
+    ran = model("--schedules", str(SCHEDULES))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    faults = [count(ran.stdout, name) for name in ("crashes", "cuts", "slow links", "disk faults")]
+    # The faults happened, and work was done under them.
+    assert all(faults)
+    assert count(ran.stdout, "effects") > SCHEDULES
+    assert count(ran.stdout, "revocations")
+    injected(sum(faults))
+
+
+@pytest.mark.timeout(900)
+def test_a_seed_replays_in_another_process() -> None:
+    once, again = (model("--seed", str(FOUND_BEFORE[0])).stdout for _ in range(2))
+    assert once == again
+    assert "everything heals" in once
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(3_600)
+def test_what_is_broken_on_purpose_is_found() -> None:
+    ran = model("--mutants")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("found by seed") == len(MUTANTS)
