@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 START_S = 1_000.0
+RESOLUTION_S = 1e-6
 MAX_STEPS = 2_000_000
 """A schedule that takes more than this has run away."""
 
@@ -93,6 +94,8 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
+        # Some time always passes, as it does on any machine: no rounding error makes time stand still.
+        when = max(when, self._now + RESOLUTION_S)
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._numbers), self.node, handle))
         return handle

@@ -5,7 +5,9 @@ import logging
 import os
 import selectors
 import shutil
+import signal
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +15,13 @@ from typing import Any, Final
 import structlog
 
 from tests.model.golden import Golden
+from tests.model.loop import StuckError
 from tests.model.mutants import MUTANTS
 from tests.model.schedule import Schedule
 
 PIECE: Final = 1 << 16
+LONGEST_S: Final = 240
+"""Of real time, for one schedule; it takes about one second."""
 
 
 def quiet() -> None:
@@ -66,6 +71,8 @@ def _begin(golden: Golden, seed: int, folder: Path, mutant: str) -> tuple[int, i
         return child, reading
     try:
         os.close(reading)
+        signal.signal(signal.SIGALRM, _ran_away)
+        signal.alarm(LONGEST_S)
         if mutant:
             MUTANTS[mutant][0]()
         outcome = Schedule(golden, seed, folder / f"seed-{seed}").play()
@@ -74,6 +81,10 @@ def _begin(golden: Golden, seed: int, folder: Path, mutant: str) -> tuple[int, i
     finally:
         # Nothing of the world is unwound: what was begun in it never ends.
         os._exit(0)
+
+
+def _ran_away(*_: object) -> None:
+    raise StuckError(f"more than {LONGEST_S} s: {''.join(traceback.format_stack(limit=6))}")
 
 
 def _end(seed: int, child: int, text: bytes, folder: Path) -> dict[str, Any]:

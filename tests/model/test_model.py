@@ -33,8 +33,8 @@ def count(output: str, name: str) -> int:
     return int(line.split()[0].replace(",", ""))
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
-@pytest.mark.holds("killed-between-steps", "storage-failures", "cut-off", "swallowed-receipt", "even-delay")
 def test_schedules_with_crashes_cuts_and_failing_disks_break_nothing(injected: Callable[[int], None]) -> None:
     ran = model("--schedules", str(SCHEDULES))
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -46,6 +46,7 @@ def test_schedules_with_crashes_cuts_and_failing_disks_break_nothing(injected: C
     injected(sum(faults))
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_a_seed_replays_in_another_process() -> None:
     once, again = (model("--seed", str(FOUND_BEFORE[0])).stdout for _ in range(2))
