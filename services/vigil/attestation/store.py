@@ -12,10 +12,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    bindparam,
-    delete,
     func,
-    insert,
     select,
 )
 
@@ -24,6 +21,7 @@ from vigil.attestation.domain import Known, decode_known, encode_known
 from vigil.core.certificates import EVERY
 from vigil.feed import tables
 from vigil.feed.evidence import spool_table
+from vigil.storage import at_commit, put_rows
 
 METADATA = MetaData()
 DEVICE = Table(
@@ -38,9 +36,6 @@ DEVICE = Table(
     Column("known", LargeBinary, nullable=False),  # domain.encode_known
     Column("trust", LargeBinary, nullable=False),  # DeviceTrust
 )
-# Built once: to build a statement costs several times its execution, and every attestation needs these.
-_FORGET = delete(DEVICE).where(DEVICE.c.device_id == bindparam("forgotten"))
-_KEEP = insert(DEVICE)
 FEED = tables(METADATA)
 SPOOL = spool_table(METADATA)
 
@@ -68,20 +63,28 @@ def load_known(connection: Connection, device_id: str) -> Known:
 
 
 def save(connection: Connection, row: Row) -> None:
-    """Keep the newest appraisal of a device."""
-    connection.execute(_FORGET, {"forgotten": row.device_id})
-    connection.execute(
-        _KEEP,
-        {
-            "device_id": row.device_id,
-            "organization": row.organization,
-            "site": row.site,
-            "status": row.status,
-            "firmware": row.firmware,
-            "stale_at": row.stale_at,
-            "known": encode_known(row.known),
-            "trust": row.trust,
-        },
+    """Keep the newest appraisal of a device, written with those of the others in the same commit."""
+    at_commit(connection, _save_all, row)
+
+
+def _save_all(connection: Connection, rows: list[Row]) -> None:
+    newest = {row.device_id: row for row in rows}
+    put_rows(
+        connection,
+        DEVICE,
+        [
+            (
+                row.device_id,
+                row.organization,
+                row.site,
+                row.status,
+                row.firmware,
+                row.stale_at,
+                encode_known(row.known),
+                row.trust,
+            )
+            for row in newest.values()
+        ],
     )
 
 

@@ -9,6 +9,7 @@ and ``vigil.core.statements``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from vigil.core import cbor, keys
@@ -80,6 +81,11 @@ class Sign1:
     def without_chain(self) -> bytes:
         """The same statement encoded with its unprotected header emptied: the form that is stored."""
         return _assemble(self.protected, (), self.payload, self.signature)
+
+    @property
+    def encoded(self) -> bytes:
+        """The same statement with its chain beside it."""
+        return _assemble(self.protected, self.chain, self.payload, self.signature)
 
     @property
     def to_be_signed(self) -> bytes:
@@ -178,17 +184,20 @@ def with_chain(data: bytes, chain: Sequence[bytes], *, max_bytes: int = cbor.MAX
 
 
 def _assemble(protected: bytes, chain: Sequence[bytes], payload: bytes, signature: bytes) -> bytes:
-    # RFC 9360 section 2: one certificate is a bstr, several are an array.
-    unprotected = (
-        cbor.encode({X5CHAIN: chain[0] if len(chain) == 1 else list(chain)}) if chain else _NO_UNPROTECTED
-    )
     return (
         _ARRAY_OF_4
         + cbor.byte_string(protected)
-        + unprotected
+        + (_unprotected(tuple(chain)) if chain else _NO_UNPROTECTED)
         + cbor.byte_string(payload)
         + cbor.byte_string(signature)
     )
+
+
+@lru_cache(maxsize=64)
+def _unprotected(chain: tuple[bytes, ...]) -> bytes:
+    """The unprotected header for a chain; a signer's stays the same for all that it signs."""
+    # RFC 9360 section 2: one certificate is a bstr, several are an array.
+    return cbor.encode({X5CHAIN: chain[0] if len(chain) == 1 else list(chain)})
 
 
 def _disassemble(data: bytes, max_bytes: int) -> tuple[bytes, tuple[bytes, ...], bytes, bytes]:

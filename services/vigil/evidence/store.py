@@ -5,7 +5,6 @@ they are the hashes of the leaves. A person's data can be erased (a statement's 
 stays whole.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -47,13 +46,11 @@ from vigil.evidence.domain import (
     recorded_leaf,
     root_and_paths,
 )
+from vigil.storage import insert_rows
+from vigil.storage.rows import REPEATABLE
 
 METADATA = MetaData()
 _KEYS_A_QUERY: Final = 400
-ROWS_A_STATEMENT: Final = 128
-"""Rows inserted at once; SQLite takes 32,766 parameters (https://sqlite.org/limits.html)."""
-_REPEATABLE: Final = ("qmark", "format")
-"""Styles of placeholders (PEP 249) that are all the same, so that a statement can be written for any number of rows."""
 _INDEX = BigInteger().with_variant(Integer, "sqlite")
 """SQLite makes only an INTEGER the key of the table itself; there it holds 64 bits too."""
 
@@ -155,7 +152,7 @@ def write_commit(
     """Write everything that one group commit adds."""
     first = commit.first
     numbered = list(enumerate(entries, first))
-    _bulk(
+    insert_rows(
         connection,
         ENTRY,
         [
@@ -163,8 +160,8 @@ def write_commit(
             for (index, entry), leaf in zip(numbered, commit.leaves, strict=True)
         ],
     )
-    _bulk(connection, STATEMENT, [(index, entry.statement) for index, entry in numbered])
-    _bulk(
+    insert_rows(connection, STATEMENT, [(index, entry.statement) for index, entry in numbered])
+    insert_rows(
         connection,
         SUBJECT_RECORD,
         [
@@ -173,9 +170,9 @@ def write_commit(
             for link in links
         ],
     )
-    _bulk(connection, NODE, [(node.level, node.position, node.hash) for node in commit.nodes])
+    insert_rows(connection, NODE, [(node.level, node.position, node.hash) for node in commit.nodes])
     row = (first, len(entries), commit.after.time, signed.signer, signed.statement)
-    _bulk(connection, GROUP_COMMIT, [row])
+    insert_rows(connection, GROUP_COMMIT, [row])
     put_chains(connection, chains)
     bodies = {digest: body for entry in entries for digest, body in entry.bodies.items()}
     if bodies:
@@ -205,42 +202,12 @@ def put_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
     )
 
 
-def _bulk(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
-    """Insert full rows in the order of the table's columns, many in one statement.
-
-    The driver gives the interpreter's lock up at every step, and one statement is one step: row by row, each
-    row would wait until the event loop's thread has had its turn.
-    """
-    template = _insert_sql(table, connection.dialect)
-    width = len(table.columns)
-    for start in range(0, len(rows), ROWS_A_STATEMENT):
-        page = rows[start : start + ROWS_A_STATEMENT]
-        if template is None:
-            names = [column.name for column in table.columns]
-            connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in page])
-        else:
-            sql, group = template
-            values = tuple(itertools.chain.from_iterable(page))
-            if len(values) != width * len(page):
-                raise ValueError(f"a row of {table.name} has {width} values")
-            connection.exec_driver_sql(sql + ", ".join((group,) * len(page)), values)
-
-
-@cache
-def _insert_sql(table: Table, dialect: Dialect) -> tuple[str, str] | None:
-    """``INSERT INTO … VALUES`` and one row's placeholders; None where the driver wants names."""
-    if dialect.paramstyle not in _REPEATABLE:
-        return None
-    head, values, group = str(insert(table).compile(dialect=dialect)).rpartition("VALUES ")
-    return head + values, group
-
-
 def _put_missing(connection: Connection, table: Table, values: Mapping[bytes, bytes]) -> None:
     key, _ = table.columns
     known: set[bytes] = set()
     for keys in _pages(list(values)):
         known.update(connection.execute(select(key).where(key.in_(keys))).scalars())
-    _bulk(connection, table, [(name, value) for name, value in values.items() if name not in known])
+    insert_rows(connection, table, [(name, value) for name, value in values.items() if name not in known])
 
 
 def _pages(values: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
@@ -318,7 +285,7 @@ def load_heads(connection: Connection, subjects: Iterable[str]) -> dict[str, Sub
 @cache
 def _head_sql(dialect: Dialect) -> str | None:
     """The look-up of a head, compiled once: a fleet's first records ask for every one of it."""
-    return str(_HEAD.compile(dialect=dialect)) if dialect.paramstyle in _REPEATABLE else None
+    return str(_HEAD.compile(dialect=dialect)) if dialect.paramstyle in REPEATABLE else None
 
 
 def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
@@ -338,7 +305,7 @@ def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes
 @cache
 def _digests_sql(dialect: Dialect) -> tuple[str, str] | None:
     """The look-up up to its list, and one placeholder; None where placeholders are numbered or named."""
-    if dialect.paramstyle not in _REPEATABLE:
+    if dialect.paramstyle not in REPEATABLE:
         return None
     one = select(ENTRY.c.digest, ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
     head, _, placeholder = str(one.compile(dialect=dialect)).rpartition(" = ")

@@ -18,10 +18,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    bindparam,
-    delete,
     func,
-    insert,
     select,
     update,
 )
@@ -31,7 +28,7 @@ from vigil.api.evidence.v1.evidence_pb2 import AppendItem, AppendOutcome, Record
 from vigil.core.clock import Entropy
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.streams import Exchange
-from vigil.storage import Database, after_commit
+from vigil.storage import Database, after_commit, at_commit, delete_keys, insert_rows
 
 LARGE: Final = 48 * 1024
 """Bytes of an item that travels on a stream of its own: 64 smaller ones fit into one message of 4 MiB."""
@@ -221,8 +218,6 @@ def spool_table(metadata: MetaData) -> Table:
 
 _SPOOL = spool_table(MetaData())
 # Built once: to build a statement costs several times its execution.
-_PUT = insert(_SPOOL)
-_TAKE = delete(_SPOOL).where(_SPOOL.c.sequence == bindparam("taken"))
 _OLDEST = (
     select(_SPOOL.c.sequence, _SPOOL.c.item)
     .where(_SPOOL.c.refused == "")
@@ -275,7 +270,7 @@ class EvidenceSpool:
             organization_id=organization_id,
             site_id=site_id,
         ).item()
-        connection.execute(_PUT, {"item": item.SerializeToString(), "refused": ""})
+        at_commit(connection, _store, item.SerializeToString())
         after_commit(connection, self._wake.set)
 
     async def waiting(self) -> int:
@@ -351,7 +346,7 @@ class EvidenceSpool:
         refusals: Sequence[tuple[int, Reason]],
     ) -> None:
         if recorded:
-            connection.execute(_TAKE, [{"taken": sequence} for sequence, _, _ in recorded])
+            delete_keys(connection, _SPOOL, [(sequence,) for sequence, _, _ in recorded])
         if self._on_recorded is not None:
             for _, statement, item in recorded:
                 self._on_recorded(connection, statement, item)
@@ -359,6 +354,11 @@ class EvidenceSpool:
             connection.execute(
                 update(_SPOOL).where(_SPOOL.c.sequence == sequence).values(refused=str(reason))
             )
+
+
+def _store(connection: Connection, items: list[bytes]) -> None:
+    """Write what every function of a commit puts, in their order: the table numbers it."""
+    insert_rows(connection, _SPOOL, [(item, "") for item in items], columns=2)
 
 
 def _oldest(connection: Connection) -> list[tuple[int, AppendItem]]:

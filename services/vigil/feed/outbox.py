@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from vigil.feed.change import START, next_mark
 from vigil.feed.tables import TABLES
-from vigil.storage import Database, after_commit, at_commit
+from vigil.storage import Database, after_commit, at_commit, delete_keys, insert_rows, put_rows
 
 MAX_VALUE = 256 * 1024
 """Bytes of one resource: two fit into a gRPC message of 1 MiB with room to spare."""
@@ -23,8 +23,6 @@ _CURRENT_SITES = select(_state.c.key, _state.c.scope_site).where(
 # Built once, as the others: to build a statement costs several times its execution.
 _COUNTED = select(_counter.c.sequence, _counter.c.mark, _counter.c.floor)
 _COUNT = update(_counter)
-_APPEND, _KEEP = insert(_outbox), insert(_state)
-_FORGET = delete(_state).where(_state.c.kind == bindparam("k"), _state.c.key == bindparam("n"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class Outbox:
             final[name] = tail[-1]
         if not tail:
             return
-        connection.execute(_APPEND, tail)
+        insert_rows(connection, _outbox, [tuple(row.values()) for row in tail])
         _store_state(connection, final)
         if sequence - floor > self._retained + self._retained // 100:
             floor = sequence - self._retained
@@ -141,8 +139,7 @@ def _current_sites(connection: Connection, puts: list[_Put]) -> dict[tuple[str, 
 
 
 def _store_state(connection: Connection, final: dict[tuple[str, str], dict[str, Any]]) -> None:
-    connection.execute(_FORGET, [{"k": kind, "n": key} for kind, key in final])
     columns = ("kind", "key", "scope_site", "value", "sequence")
-    kept = [{name: row[name] for name in columns} for row in final.values() if not row["deleted"]]
-    if kept:
-        connection.execute(_KEEP, kept)
+    kept = [tuple(row[name] for name in columns) for row in final.values() if not row["deleted"]]
+    delete_keys(connection, _state, [name for name, row in final.items() if row["deleted"]])
+    put_rows(connection, _state, kept)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
-from vigil.core import cose
+from vigil.core import cbor, cose
 from vigil.core.certificates import Identity, Kind
 from vigil.core.clock import Clock, Entropy
 from vigil.core.keys import Signer
 from vigil.core.statements import bodies
-from vigil.core.statements.schema import decode_body, encode_body, malformed
+from vigil.core.statements.schema import decode_body, from_map, malformed, to_map
 from vigil.errors import Reason, refused
 
 B = TypeVar("B")
@@ -266,7 +266,10 @@ class Scribe:
         return self._clock.now()
 
     def sign(self, body: B, *, subject: str) -> Statement[B]:
-        """Sign one statement. Numbers follow the order of the calls; the caller keeps and sends the same bytes."""
+        """Sign one statement. Numbers follow the order of the calls; the caller keeps and sends the same bytes.
+
+        Raises STATEMENT_MALFORMED, and uses no number up, for what no reader would take.
+        """
         kind = KIND_OF[type(body)]
         claims: dict[int | str, object] = {
             _ISS: self._issuer,
@@ -276,11 +279,13 @@ class Scribe:
         }
         if self._series is not None:
             claims[_SERIES] = [self._series, self._next, self._previous]
-        sign1 = cose.seal(
-            self._signer, content_type=CONTENT_TYPE_OF[kind], claims=claims, payload=encode_body(body)
-        )
+        members = to_map(body)
         # Held to what its readers hold it to: nothing leaves that they would not read.
-        statement = _read(sign1.encoded, sign1, kind, lambda payload: decode_body(type(body), payload))
+        read_back = from_map(type(body), members)
+        sign1 = cose.seal(
+            self._signer, content_type=CONTENT_TYPE_OF[kind], claims=claims, payload=cbor.encode(members)
+        )
+        statement = _read(sign1.encoded, sign1, kind, lambda _: read_back)
         if self._series is not None:
             self._next += 1
             self._previous = statement.digest

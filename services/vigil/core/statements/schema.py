@@ -65,8 +65,16 @@ Instant = Annotated[int, Range(0, 2**53)]
 """Milliseconds since the Unix epoch."""
 Count = Annotated[int, Range(0, 2**63 - 1)]
 
-_Decoder = Callable[[object, str], Any]
+_Decoder = Callable[[object], Any]
 _Encoder = Callable[[Any], object]
+
+
+class _InvalidError(Exception):
+    """What is wrong with a value; where it stands is put together on the way out, by those who know it."""
+
+    def __init__(self, what: str, *, at: str = "") -> None:
+        self.what = what
+        self.at = at
 
 
 def malformed(sentence: str, *, field: str = "") -> Refused:
@@ -97,25 +105,42 @@ def to_map(body: Any) -> dict[int | str, object]:
 
 def decode_body(cls: type[B], payload: bytes) -> B:
     """Decode one body. Raises ``Refused`` (STATEMENT_MALFORMED) on anything but its canonical encoding."""
-    return from_map(cls, cbor.decode(payload, max_bytes=MAX_BYTES), cls.__name__)
+    return from_map(cls, cbor.decode(payload, max_bytes=MAX_BYTES))
 
 
-def from_map(cls: type[B], value: object, where: str) -> B:
-    """Check and convert a decoded map."""
-    if not isinstance(value, dict):
-        raise malformed(f"{where} must be a map", field=where)
+def from_map(cls: type[B], value: object) -> B:
+    """Check and convert a decoded map. Raises as ``decode_body``."""
+    try:
+        found: B = _from_map(cls, value)
+    except _InvalidError as error:
+        where = f"{cls.__name__}{error.at}"
+        raise malformed(f"{where} {error.what}", field=where) from None
+    return found
+
+
+def _from_map(cls: Any, value: object) -> Any:
+    if type(value) is not dict:
+        raise _InvalidError("must be a map")
     fields: dict[str, Any] = {}
     seen = 0
-    plan = _plan(typing.cast("Hashable", cls))
-    for label, name, _, decoder, required in plan:
-        if label in value:
-            seen += 1
-            fields[name] = decoder(value[label], f"{where}.{name}")
-        elif required:
-            raise malformed(f"{where}.{name} is missing", field=f"{where}.{name}")
+    name = ""
+    try:
+        for label, name, _, decoder, required in _plan(cls):
+            if label in value:
+                seen += 1
+                fields[name] = decoder(value[label])
+            elif required:
+                _missing()
+    except _InvalidError as error:
+        error.at = f".{name}{error.at}"
+        raise
     if seen != len(value):
-        raise malformed(f"{where} holds a field that this version does not know", field=where)
+        raise _InvalidError("holds a field that this version does not know")
     return cls(**fields)
+
+
+def _missing() -> None:
+    raise _InvalidError("is missing")
 
 
 @functools.cache
@@ -182,50 +207,63 @@ def _decoder(hint: Any) -> _Decoder:
     if isinstance(base, type) and issubclass(base, StrEnum):
         return _enum_decoder(base)
     if dataclasses.is_dataclass(base):
-        return functools.partial(from_map, typing.cast("type", base))
+        return functools.partial(_from_map, base)
     raise TypeError(f"no CBOR form for {hint!r}")
 
 
 def _int_decoder(bounds: Range) -> _Decoder:
-    def decode(value: object, where: str) -> int:
-        if type(value) is not int or not bounds.least <= value <= bounds.most:
-            raise malformed(f"{where} must be an integer from {bounds.least} to {bounds.most}", field=where)
+    least, most = bounds.least, bounds.most
+
+    def decode(value: object) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise _InvalidError(f"must be an integer from {least} to {most}")
         return value
 
     return decode
 
 
-def _bool(value: object, where: str) -> bool:
+def _bool(value: object) -> bool:
     if type(value) is not bool:
-        raise malformed(f"{where} must be true or false", field=where)
+        raise _InvalidError("must be true or false")
     return value
 
 
 def _bytes_decoder(size: Size) -> _Decoder:
-    def decode(value: object, where: str) -> bytes:
-        if type(value) is not bytes or not size.least <= len(value) <= size.most:
-            raise malformed(f"{where} must be {size.least} to {size.most} bytes", field=where)
+    least, most = size.least, size.most
+
+    def decode(value: object) -> bytes:
+        if type(value) is not bytes or not least <= len(value) <= most:
+            raise _InvalidError(f"must be {least} to {most} bytes")
         return value
 
     return decode
 
 
 def _text_decoder(size: Size) -> _Decoder:
-    def decode(value: object, where: str) -> str:
-        if type(value) is not str or not size.least <= len(value.encode()) <= size.most:
-            raise malformed(f"{where} must be text of {size.least} to {size.most} bytes", field=where)
+    least, most = size.least, size.most
+
+    def decode(value: object) -> str:
+        if type(value) is not str or not least <= len(value.encode()) <= most:
+            raise _InvalidError(f"must be text of {least} to {most} bytes")
         if "\x00" in value:
-            raise malformed(f"{where} holds a NUL", field=where)
+            raise _InvalidError("holds a NUL")
         return value
 
     return decode
 
 
 def _array_decoder(inner: _Decoder, size: Size) -> _Decoder:
-    def decode(value: object, where: str) -> tuple[Any, ...]:
+    def decode(value: object) -> tuple[Any, ...]:
         if type(value) is not list or not size.least <= len(value) <= size.most:
-            raise malformed(f"{where} must be an array of {size.least} to {size.most} items", field=where)
-        return tuple(inner(item, f"{where}[{place}]") for place, item in enumerate(value))
+            raise _InvalidError(f"must be an array of {size.least} to {size.most} items")
+        items: list[Any] = []
+        try:
+            for item in value:
+                items.append(inner(item))  # noqa: PERF401 - how many were read says which one failed
+        except _InvalidError as error:
+            error.at = f"[{len(items)}]{error.at}"
+            raise
+        return tuple(items)
 
     return decode
 
@@ -234,30 +272,40 @@ def _mapping_decoder(value_hint: Any, size: Size) -> _Decoder:
     inner = _scalar if value_hint == Scalar else _decoder(value_hint)
     key = _text_decoder(Size(1, 128))
 
-    def decode(value: object, where: str) -> Mapping[str, Any]:
+    def decode(value: object) -> Mapping[str, Any]:
         if type(value) is not dict or not size.least <= len(value) <= size.most:
-            raise malformed(f"{where} must be a map of {size.least} to {size.most} entries", field=where)
-        return {key(name, f"{where} key"): inner(item, f"{where}[{name!r}]") for name, item in value.items()}
+            raise _InvalidError(f"must be a map of {size.least} to {size.most} entries")
+        members: dict[str, Any] = {}
+        for name, item in value.items():
+            try:
+                members[key(name)] = inner(item)
+            except _InvalidError as error:
+                error.at = f"[{name!r}]{error.at}"
+                raise
+        return members
 
     return decode
 
 
-def _scalar(value: object, where: str) -> object:
+def _scalar(value: object) -> object:
     if type(value) is int or type(value) is bool:
         return value
     if type(value) is str:
-        return _text_decoder(Size(0, MAX_TEXT))(value, where)
+        return _SCALAR_TEXT(value)
     if type(value) is bytes and len(value) <= MAX_TEXT:
         return value
-    raise malformed(f"{where} must be an integer, a text, a byte string or a boolean", field=where)
+    raise _InvalidError("must be an integer, a text, a byte string or a boolean")
+
+
+_SCALAR_TEXT = _text_decoder(Size(0, MAX_TEXT))
 
 
 def _enum_decoder(enum: type[StrEnum]) -> _Decoder:
     members = {str(member): member for member in enum}
 
-    def decode(value: object, where: str) -> StrEnum:
+    def decode(value: object) -> StrEnum:
         if type(value) is not str or value not in members:
-            raise malformed(f"{where} must be one of {', '.join(members)}", field=where)
+            raise _InvalidError(f"must be one of {', '.join(members)}")
         return members[value]
 
     return decode
