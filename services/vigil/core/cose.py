@@ -83,11 +83,6 @@ class Sign1:
         return _assemble(self.protected, (), self.payload, self.signature)
 
     @property
-    def encoded(self) -> bytes:
-        """The same statement with its chain beside it."""
-        return _assemble(self.protected, self.chain, self.payload, self.signature)
-
-    @property
     def to_be_signed(self) -> bytes:
         """The Sig_structure that the signature covers (RFC 9052 section 4.4)."""
         return sig_structure(self.protected, self.payload)

@@ -46,8 +46,8 @@ from vigil.evidence.domain import (
     recorded_leaf,
     root_and_paths,
 )
-from vigil.storage import insert_rows
-from vigil.storage.rows import REPEATABLE
+from vigil.storage import add_missing_rows, insert_rows
+from vigil.storage.rows import REPEATABLE, run
 
 METADATA = MetaData()
 _KEYS_A_QUERY: Final = 400
@@ -175,15 +175,14 @@ def write_commit(
     insert_rows(connection, GROUP_COMMIT, [row])
     put_chains(connection, chains)
     bodies = {digest: body for entry in entries for digest, body in entry.bodies.items()}
-    if bodies:
-        _put_missing(connection, BODY, bodies)
+    add_missing_rows(connection, BODY, list(bodies.items()))
 
 
 def put_chains(connection: Connection, chains: Mapping[bytes, Sequence[bytes]]) -> None:
     """Keep certificates that are not kept yet, by the leaf's thumbprint."""
     if chains:
-        encoded = {thumbprint: cbor.encode(list(chain)) for thumbprint, chain in chains.items()}
-        _put_missing(connection, CERTIFICATE, encoded)
+        rows = [(thumbprint, cbor.encode(list(chain))) for thumbprint, chain in chains.items()]
+        add_missing_rows(connection, CERTIFICATE, rows)
 
 
 def put_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
@@ -200,14 +199,6 @@ def put_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
             "note": checkpoint.note,
         },
     )
-
-
-def _put_missing(connection: Connection, table: Table, values: Mapping[bytes, bytes]) -> None:
-    key, _ = table.columns
-    known: set[bytes] = set()
-    for keys in _pages(list(values)):
-        known.update(connection.execute(select(key).where(key.in_(keys))).scalars())
-    insert_rows(connection, table, [(name, value) for name, value in values.items() if name not in known])
 
 
 def _pages(values: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
@@ -276,7 +267,7 @@ def load_heads(connection: Connection, subjects: Iterable[str]) -> dict[str, Sub
         if sql is None:
             row = connection.execute(_HEAD.limit(1), {"subject": subject}).one_or_none()
         else:
-            row = connection.exec_driver_sql(sql, (subject,)).first()
+            row = run(connection, sql, (subject,)).fetchone()
         if row is not None:
             heads[subject] = SubjectHead(row[0], leaf_hash(row[1]))
     return heads
@@ -297,7 +288,7 @@ def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes
             rows = connection.execute(_PLACES, {"digests": page})
         else:
             places = ", ".join((sql[1],) * len(page))
-            rows = connection.exec_driver_sql(f"{sql[0]} IN ({places})", tuple(page))
+            rows = run(connection, f"{sql[0]} IN ({places})", tuple(page))
         found |= {digest: index for digest, index in rows}  # noqa: C416 - rows are tuples of another type
     return found
 

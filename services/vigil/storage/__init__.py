@@ -1,7 +1,7 @@
 """Databases: one durable writer with group commit, readers beside it, migrations on opening."""
 
 from vigil.storage.database import Database, Disk, Reader, View, open_database
-from vigil.storage.rows import delete_keys, insert_rows, put_rows
+from vigil.storage.rows import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.schema import assert_migrations_match
 from vigil.storage.writer import Writer, after_commit, at_commit
 
@@ -11,6 +11,7 @@ __all__ = [
     "Reader",
     "View",
     "Writer",
+    "add_missing_rows",
     "after_commit",
     "assert_migrations_match",
     "at_commit",

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData
-from sqlalchemy.exc import DBAPIError
 
 from vigil.storage.engine import BUSY_TIMEOUT_S, Engines, create_engines, database_url
-from vigil.storage.failures import is_storage_failure, storage_unavailable
+from vigil.storage.failures import DATABASE_ERRORS, is_storage_failure, storage_unavailable
 from vigil.storage.schema import migrations_folder, prepare_schema
 from vigil.storage.writer import Writer
 
@@ -53,7 +52,7 @@ class View:
                     self._connection = self._engine.connect()
                     self._connection.begin()
                 return run(self._connection)
-            except DBAPIError as error:
+            except DATABASE_ERRORS as error:
                 if is_storage_failure(error):
                     raise storage_unavailable(error) from error
                 raise
@@ -79,7 +78,7 @@ class Reader:
         try:
             with self._engine.begin() as connection:
                 return run(connection)
-        except DBAPIError as error:
+        except DATABASE_ERRORS as error:
             if is_storage_failure(error):
                 raise storage_unavailable(error) from error
             raise
@@ -157,7 +156,7 @@ def open_database(
     engines = create_engines(database_url(path_or_url), readers=readers, busy_timeout=busy_timeout)
     try:
         prepare_schema(engines.schema, metadata=metadata, folder=migrations_folder(migrations))
-    except DBAPIError as error:
+    except DATABASE_ERRORS as error:
         engines.dispose()
         if is_storage_failure(error):
             raise storage_unavailable(error) from error

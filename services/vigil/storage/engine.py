@@ -9,6 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import NullPool, QueuePool
 
 from vigil.errors import Reason, refused
+from vigil.storage.rows import run
 
 BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock before it counts as unavailable."""
@@ -91,7 +92,7 @@ def _prepare_connections(engine: Engine, *, begin: str, pragmas: tuple[str, ...]
             connection.execute(f"PRAGMA {pragma}").fetchall()
 
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        run(connection, begin)
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)

@@ -6,6 +6,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from vigil.errors import Reason, Refused, refused
 
+DATABASE_ERRORS = (DBAPIError, sqlite3.Error)
+"""What a statement raises: through SQLAlchemy, and on the driver's own cursor."""
+
 _STORAGE_CODES = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -26,23 +29,29 @@ _STORAGE_CODES = frozenset(
 
 def is_storage_failure(error: BaseException) -> bool:
     """Tell whether the disk, the file or another process's lock is to blame, rather than the statement."""
+    if isinstance(error, sqlite3.Error):
+        return _is_storage_code(error)
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        return code is not None and code & 0xFF in _STORAGE_CODES
+        return _is_storage_code(error.orig)
     return isinstance(error, OperationalError | InterfaceError)
+
+
+def _is_storage_code(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _STORAGE_CODES
 
 
 def storage_unavailable(error: BaseException | None = None) -> Refused:
     """Make STORAGE_UNAVAILABLE. The write may or may not have been kept: ask again with the same id."""
-    original = getattr(error, "orig", None)
+    original = getattr(error, "orig", error)
     return refused(
         Reason.STORAGE_UNAVAILABLE,
         "The service cannot write to or read from its database at the moment.",
         lifted_by="Free disk space or a healthy disk; then the same request again.",
         who="the operator of the service",
-        cause=getattr(original, "sqlite_errorname", type(original or error).__name__),
+        cause=getattr(original, "sqlite_errorname", type(original).__name__),
     )

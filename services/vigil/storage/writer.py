@@ -13,6 +13,7 @@ from sqlalchemy.engine import RootTransaction
 
 from vigil.errors import Reason, refused
 from vigil.storage.failures import is_storage_failure, storage_unavailable
+from vigil.storage.rows import run
 
 MAX_BATCH = 256
 """Functions in one commit: bounds what one lost commit takes with it and how long the first one waits."""
@@ -216,14 +217,11 @@ def _run(connection: Connection, transaction: RootTransaction, job: _Job) -> Non
 
 
 def _run_under_savepoint(connection: Connection, transaction: RootTransaction, job: _Job) -> None:
-    # The driver's own cursor: through the layers above it these words cost as much as a row.
-    cursor = connection.connection.cursor()
-    cursor.execute("SAVEPOINT vigil_unit")
+    run(connection, "SAVEPOINT vigil_unit")
     _run(connection, transaction, job)
     if job.error is not None:
-        cursor.execute("ROLLBACK TO SAVEPOINT vigil_unit")
-    cursor.execute("RELEASE SAVEPOINT vigil_unit")
-    cursor.close()
+        run(connection, "ROLLBACK TO SAVEPOINT vigil_unit")
+    run(connection, "RELEASE SAVEPOINT vigil_unit")
 
 
 def _flush(connection: Connection, batch: list[_Job]) -> None:

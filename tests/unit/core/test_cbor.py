@@ -205,7 +205,7 @@ def test_the_encoder_writes_nothing_that_the_decoder_refuses(value: Any) -> None
 
 @pytest.mark.parametrize("size", [0, 1, 23, 24, 255, 256, 65_535, 65_536])
 def test_byte_strings_by_hand_are_the_same(size: int) -> None:
-    assert cbor.byte_string(b"x" * size) == cbor.encode(b"x" * size)
+    assert cbor.byte_string(b"x" * size) == cbor.encode(b"x" * size) == cbor2.dumps(b"x" * size)
 
 
 integers = st.integers(cbor.MIN_INT, cbor.MAX_INT) | st.sampled_from(
@@ -228,6 +228,19 @@ def test_what_is_encoded_is_read_back_and_cbor2_reads_the_same(value: Any) -> No
     assert cbor.decode(encoded) == value
     assert cbor2.loads(encoded) == value
     assert cbor.encode(cbor.decode(encoded)) == encoded
+
+
+@settings(max_examples=300)
+@given(leaves | st.lists(leaves))
+def test_scalars_and_arrays_are_written_as_cbor2_writes_them(value: Any) -> None:
+    assert cbor.encode(value) == cbor2.dumps(value)
+
+
+def test_a_truth_value_is_no_key_even_where_the_same_number_was_one_before() -> None:
+    assert cbor.encode({1: 2}) == bytes.fromhex("a10102")
+    with pytest.raises(Refused):
+        cbor.encode({True: 2})
+    assert cbor.encode({"a": 1, "bb": 2, 3: 4}) == cbor.encode({3: 4, "bb": 2, "a": 1})
 
 
 @settings(max_examples=150)
