@@ -1,45 +1,31 @@
-"""A gateway cut off from the control plane: every wire silent, none closed."""
+"""A gateway cut off from the control plane, a pump cut off from its gateway: every wire silent, none closed."""
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
 from tests.faults.acts import alert, is_refused, recorded, works_again
+from tests.faults.wires import Namespace, namespace, relayed, rewired
 from tests.support.stack import Stack, eventually
 from vigil.demo.relay import Relay
 from vigil.errors import Reason
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.holds("cut-off")]
+
+Injected = Callable[[int], None]
 
 
-@contextlib.asynccontextmanager
-async def relayed(stack: Stack, gateway_id: str) -> AsyncIterator[list[Relay]]:
-    """A gateway whose every wire to the control plane leads through a relay; its own wires again afterwards."""
-    config = stack.folder.gateway(gateway_id) / "gateway.toml"
-    original = config.read_text()
-    relays: dict[str, Relay] = {}
-    text = original
-    # Every address but the one that it listens on itself.
-    for target in set(re.findall(r'"(127\.0\.0\.1:\d+)"', original)) - {stack.address(gateway_id)}:
-        relays[target] = Relay(target)
-        text = text.replace(f'"{target}"', f'"{await relays[target].start()}"')
-    assert len(relays) == 6
-    config.write_text(text)
-    try:
-        await stack.restarted(gateway_id, former=await stack.kill(gateway_id))
-        await stack.calm()
-        yield list(relays.values())
-    finally:
-        config.write_text(original)
-        former = await stack.kill(gateway_id)
-        for relay in relays.values():
-            await relay.stop()
-        await stack.restarted(gateway_id, former=former)
+async def lease_is_over(stack: Stack) -> None:
+    async def over() -> bool:
+        return (await stack.gateway_status(stack.first, who="ada")).lease_left_ms == 0
+
+    await eventually(over, what="the lease runs out")
 
 
-async def test_gateway_is_cut_off(breakable: Stack) -> None:
+async def test_gateway_is_cut_off(breakable: Stack, injected: Injected) -> None:
     stack = breakable
     await stack.calm()
     pump, elsewhere = stack.pumps(stack.first)[0], stack.pumps(stack.second)[0]
@@ -47,12 +33,9 @@ async def test_gateway_is_cut_off(breakable: Stack) -> None:
         await works_again(stack, pump, 241)
         for wire in wires:
             wire.silence()
-
-        async def lease_is_over() -> bool:
-            return (await stack.gateway_status(stack.first, who="ada")).lease_left_ms == 0
-
-        await eventually(lease_is_over, what="the lease runs out")
+        await lease_is_over(stack)
         assert sum(wire.dropped_bytes for wire in wires) > 0
+        injected(len(wires))
         await is_refused(stack, pump, [Reason.LEASE_EXPIRED])
         request_id = await alert(stack, pump)
         # The other hospital does not notice.
@@ -62,4 +45,73 @@ async def test_gateway_is_cut_off(breakable: Stack) -> None:
             wire.speak()
         await works_again(stack, pump, 243)
         await recorded(stack, pump, request_id)
+    await stack.calm()
+
+
+@contextlib.asynccontextmanager
+async def own_network(stack: Stack, gateway_id: str, place: Namespace) -> AsyncIterator[None]:
+    """The gateway in a namespace: one cable to the control plane, another to the hospital's pumps and people."""
+    inside, hospital = place.cables
+    config = stack.folder.gateway(gateway_id) / "gateway.toml"
+    own = stack.address(gateway_id)
+    targets = set(re.findall(r'"(127\.0\.0\.1:\d+)"', config.read_text())) - {own}
+    relays = {target: Relay(target, listen_host=inside.here_address) for target in targets}
+    changes = {f'"{target}"': f'"{await relay.start()}"' for target, relay in relays.items()}
+    changes[f'"{own}"'] = f'"0.0.0.0:{own.rpartition(":")[2]}"'
+    door = Relay(
+        f"{hospital.there_address}:{own.rpartition(':')[2]}", listen_port=int(own.rpartition(":")[2])
+    )
+    wanted = stack.clocks / f"{gateway_id}.network"
+    try:
+        wanted.write_text(str(place.file))
+        # Whoever dials the gateway's address reaches it through the second cable.
+        await stack.restarted(gateway_id, former=await stack.kill(gateway_id), serving=False)
+        await door.start()
+        async with rewired(stack, gateway_id, config, changes):
+            try:
+                inside_of = Path(f"/proc/{stack.pids()[gateway_id]}/ns/net")
+                assert inside_of.stat().st_ino == place.file.stat().st_ino
+                await stack.calm()
+                yield
+            finally:
+                wanted.unlink()
+                await door.stop()
+    finally:
+        wanted.unlink(missing_ok=True)
+        await door.stop()
+        for relay in relays.values():
+            await relay.stop()
+
+
+@pytest.mark.thorough
+async def test_cables_of_a_gateway_are_pulled(breakable: Stack, injected: Injected) -> None:
+    stack = breakable
+    await stack.calm()
+    pump, gateway_id = stack.pumps(stack.first)[0], stack.world.gateways[stack.first]
+    with namespace("vigil-hospital", cables=2) as place:
+        to_control, to_hospital = place.cables
+        async with own_network(stack, gateway_id, place):
+            await works_again(stack, pump, 244)
+            to_control.pull()
+            assert not to_control.is_up
+            await lease_is_over(stack)
+            await is_refused(stack, pump, [Reason.LEASE_EXPIRED])
+            request_id = await alert(stack, pump)
+            to_control.plug()
+            await works_again(stack, pump, 245)
+            await recorded(stack, pump, request_id)
+
+            to_hospital.pull()
+            assert not to_hospital.is_up
+            before = await stack.applied(pump)
+
+            async def pump_notices() -> bool:
+                line = await pump.fleet.do("status", pump.device_id)
+                return not line["status"]["online"]
+
+            await eventually(pump_notices, what="the pump has lost its gateway", seconds=120)
+            assert await stack.applied(pump) == before
+            injected(2)
+            to_hospital.plug()
+            await works_again(stack, pump, 246)
     await stack.calm()

@@ -202,7 +202,7 @@ class Attestation:
     async def _keep(self, device: DeviceFacts, evidence: Statement[Evidence], appraisal: Appraisal) -> bytes:
         profile = self._references.profile(device.model)
         result = self._scribe.sign(
-            _result(device, evidence, appraisal, profile, now=self._scribe.now()),
+            _result(device, evidence, appraisal, profile, now=self._now()),
             subject=f"device/{device.device_id}",
         )
         trust = _trust(device, evidence.body, result)
@@ -233,6 +233,14 @@ class Attestation:
         self._on_stored(result.issued_at * 1000)
         self._known[device.device_id] = appraisal.known
         return result.data
+
+    def _now(self) -> int:
+        """Time: what is signed now carries this. Raises STATE_CONFLICT, which is logged, while the clock leaps."""
+        try:
+            return self._scribe.now()
+        except Refused as refusal:
+            self._log.error("results_withheld", reason=str(refusal))
+            raise
 
     async def _load(self, device_id: str) -> Known:
         known = self._known.get(device_id)

@@ -215,7 +215,7 @@ class Decisions:
             return DECISION_DEADLINE_S
         left = (deadline_ms - self._clock.now()) / 1000
         if left <= 0:
-            raise _too_late()
+            raise _too_late(late_ms=round(-left * 1000))
         return min(left, DECISION_DEADLINE_S)
 
     def _device(self, gateway: Identity, device_id: str) -> Device:
@@ -386,12 +386,13 @@ def _failed(task: asyncio.Task[Outcome]) -> bool:
     return task.cancelled() or task.exception() is not None
 
 
-def _too_late() -> Refused:
+def _too_late(**values: int) -> Refused:
     return refused(
         Reason.POLICY_UNAVAILABLE,
         "There was no time left to decide.",
         lifted_by="a new command with a new nonce",
         who="the requester",
+        **values,
     )
 
 
