@@ -301,14 +301,14 @@ async def test_the_faulty_policy_works_when_nothing_is_asked_of_it(faulty: Polic
     assert (await faulty.decide({})).allow
 
 
-@pytest.mark.holds("policy-editor")
+@pytest.mark.holds("policy-editor", "opa-failures")
 @pytest.mark.parametrize("fault", UNUSABLE)
 async def test_an_unusable_answer_refuses(faulty: PolicyEngine, fault: str) -> None:
     assert await outcome(faulty, {"fault": fault}) is Reason.POLICY_UNDEFINED
     assert (await faulty.decide({})).allow
 
 
-@pytest.mark.holds("policy-editor")
+@pytest.mark.holds("policy-editor", "opa-failures")
 async def test_an_error_in_the_policy_refuses_and_harms_no_later_question(faulty: PolicyEngine) -> None:
     for _ in range(5):
         assert await outcome(faulty, {"fault": "conflict"}) is Reason.POLICY_UNAVAILABLE
@@ -331,7 +331,7 @@ async def test_an_unknown_reason_becomes_policy_denied_with_its_rule(faulty: Pol
     )
 
 
-@pytest.mark.holds("policy-editor")
+@pytest.mark.holds("policy-editor", "opa-failures")
 async def test_a_late_policy_in_the_process_is_interrupted(fault_bundle: Path) -> None:
     engine = WasmEngine(bundle_at(fault_bundle), deadline_ms=LATE_MS)
     with pytest.raises(Refused, match="longer than its deadline") as refusal:
@@ -341,7 +341,7 @@ async def test_a_late_policy_in_the_process_is_interrupted(fault_bundle: Path) -
     await engine.close()
 
 
-@pytest.mark.holds("policy-editor")
+@pytest.mark.holds("policy-editor", "opa-failures")
 async def test_a_policy_in_the_process_cannot_take_all_memory(fault_bundle: Path) -> None:
     engine = WasmEngine(bundle_at(fault_bundle), deadline_ms=PATIENT_MS)
     with pytest.raises(Refused, match="the evaluation failed") as refusal:
@@ -351,6 +351,7 @@ async def test_a_policy_in_the_process_cannot_take_all_memory(fault_bundle: Path
     await engine.close()
 
 
+@pytest.mark.holds("opa-failures")
 async def test_a_late_policy_at_the_server_is_given_up(fault_bundle: Path, fault_server: OpaServer) -> None:
     await fault_server.ready()
     revision = bundle_at(fault_bundle).revision
@@ -363,6 +364,7 @@ async def test_a_late_policy_at_the_server_is_given_up(fault_bundle: Path, fault
     await engine.close()
 
 
+@pytest.mark.holds("opa-failures")
 async def test_a_stopped_server_refuses_and_works_again_afterwards() -> None:
     revision = bundle_at(DEFAULT_BUNDLE).revision
     with OpaServer(DEFAULT_BUNDLE) as server:
@@ -385,13 +387,14 @@ async def test_a_stopped_server_refuses_and_works_again_afterwards() -> None:
         await engine.close()
 
 
+@pytest.mark.holds("opa-failures")
 async def test_an_absent_server_refuses() -> None:
     engine = await OpaServerEngine.open(host="127.0.0.1", port=free_port(), revision="0" * 64)
     assert await outcome(engine, CHANGE) is Reason.POLICY_UNAVAILABLE
     await engine.close()
 
 
-@pytest.mark.holds("policy-editor")
+@pytest.mark.holds("policy-editor", "opa-failures")
 async def test_a_server_with_another_bundle_refuses(server: OpaServer) -> None:
     await server.ready()
     engine = await OpaServerEngine.open(
@@ -436,6 +439,7 @@ GOOD = {
         ({**GOOD, "padding": "x" * 70_000}, Reason.POLICY_UNDEFINED),
     ],
 )
+@pytest.mark.holds("opa-failures")
 async def test_a_server_that_answers_wrongly_refuses(answer: Any, reason: Reason) -> None:
     asked: list[str] = []
 
@@ -457,6 +461,7 @@ async def test_the_answer_that_the_wrong_ones_differ_from_is_taken() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 307, 308, 400, 404, 500, 502, 503, 504])
+@pytest.mark.holds("opa-failures")
 async def test_any_other_status_refuses_and_is_not_tried_again(status: int) -> None:
     asked: list[str] = []
 
@@ -471,6 +476,7 @@ async def test_any_other_status_refuses_and_is_not_tried_again(status: int) -> N
     assert len(asked) == 1
 
 
+@pytest.mark.holds("opa-failures")
 async def test_an_answer_that_is_no_json_refuses() -> None:
     async def decision(_: web.Request) -> web.Response:
         return web.Response(body=b"{", content_type="application/json")

@@ -74,34 +74,43 @@ class Flow:
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator["Flow"]:
         """Commands flow inside, and go on until every task has reached its count."""
-        self.before = {pump.device_id: await self.stack.applied(pump) for pump in self.stack.pumps()}
+        await self.begin()
         async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
             for who, pump in self._technicians():
                 tasks.create_task(self._work(who, pump))
             yield self
             self._enough = True
 
+    async def begin(self) -> None:
+        """Note where every pump stands."""
+        self.before = {pump.device_id: await self.stack.applied(pump) for pump in self.stack.pumps()}
+
+    async def give(self, who: str, pump: PumpAt) -> Attempt:
+        """One command, and what the technician was told."""
+        hand = self.stack.hand(who, pump.site)
+        # A value that is never the one in force, so that an execution always is a change.
+        pressure = 100 + (len(self.attempts) * 7 + random.randrange(7)) % 400
+        intent = hand.intent(pump, PRESSURE, {"occlusion_pressure": pressure})
+        done, refusal = None, None
+        try:
+            done = await hand.finish(pump, intent, seconds=SUBMIT_S)
+        except Refused as error:
+            refusal = error
+        attempt = Attempt(pump, who, intent, done, refusal)
+        self.attempts.append(attempt)
+        self._news.set()
+        return attempt
+
     def _technicians(self) -> list[tuple[str, PumpAt]]:
         first, second = self.stack.pumps(self.stack.first), self.stack.pumps(self.stack.second)
         return [*zip(("ada", "eve"), first, strict=True), *zip(("ben", "ben"), second, strict=True)]
 
     async def _work(self, who: str, pump: PumpAt) -> None:
-        hand = self.stack.hand(who, pump.site)
         mine = 0
         while mine < self.each or not self._enough:
-            # A value that is never the one in force, so that an execution always is a change.
-            pressure = 100 + (len(self.attempts) * 7 + random.randrange(7)) % 400
-            intent = hand.intent(pump, PRESSURE, {"occlusion_pressure": pressure})
-            done, refusal = None, None
-            try:
-                done = await hand.finish(pump, intent, seconds=SUBMIT_S)
-            except Refused as error:
-                refusal = error
-            attempt = Attempt(pump, who, intent, done, refusal)
-            self.attempts.append(attempt)
-            self._news.set()
+            attempt = await self.give(who, pump)
             mine += attempt.acknowledged
-            await asyncio.sleep(random.uniform(0, PAUSE_S) + (PAUSE_S if refusal else 0.0))
+            await asyncio.sleep(random.uniform(0, PAUSE_S) + (PAUSE_S if attempt.refusal else 0.0))
 
     # --- afterwards
 

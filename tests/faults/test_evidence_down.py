@@ -19,6 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 NOT_WITHOUT_RECORD = (Reason.EVIDENCE_UNAVAILABLE, Reason.POLICY_UNAVAILABLE)
 
 
+@pytest.mark.holds("killed-between-steps")
 async def test_evidence_stands(breakable: Stack) -> None:
     stack = breakable
     await stack.calm()

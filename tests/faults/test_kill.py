@@ -19,6 +19,7 @@ PROCESSES = (*FELT, *(pytest.param(name, marks=pytest.mark.thorough) for name in
 
 
 @pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.holds("killed-between-steps")
 async def test_killed_while_commands_flow(breakable: Stack, name: str) -> None:
     await breakable.calm()
     flow = Flow(breakable, EACH)

@@ -10,6 +10,7 @@ from vigil.errors import Reason
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.holds("redis-outages")
 async def test_redis_stands_half_open(breakable: Stack) -> None:
     stack = breakable
     await stack.calm()
@@ -24,6 +25,7 @@ async def test_redis_stands_half_open(breakable: Stack) -> None:
     await stack.calm()
 
 
+@pytest.mark.holds("redis-outages")
 async def test_redis_is_killed_and_comes_back_empty(breakable: Stack) -> None:
     stack = breakable
     await stack.calm()

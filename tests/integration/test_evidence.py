@@ -280,6 +280,7 @@ class Crowd:
 
 
 @pytest.mark.slow
+@pytest.mark.holds("killed-between-steps")
 async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) -> None:
     chance = random.Random(20_260_917)
     reader = world.reader("auditor", organization="operator", sites=("*",))

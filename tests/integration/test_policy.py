@@ -288,6 +288,7 @@ async def test_a_deadline_in_the_past_refuses(world: PolicyWorld) -> None:
     assert refusal.value.reason is Reason.POLICY_UNAVAILABLE
 
 
+@pytest.mark.holds("opa-failures")
 async def test_an_opa_server_answers_the_same_and_its_absence_refuses(tmp_path: Path) -> None:
     with OpaServer(DEFAULT_BUNDLE) as server:
         await server.ready()

@@ -266,7 +266,7 @@ async def test_an_edge_carries_entries_heads_and_acknowledgements(world: World) 
     await gateway.stop()
 
 
-@pytest.mark.holds("captured-bus")
+@pytest.mark.holds("captured-bus", "claimed-epoch")
 async def test_claims_about_epochs_that_never_were_strand_nobody(world: World) -> None:
     await world.start_edge()
     await world.revoke(world.operator, revocation(world.operator, PUMP))
@@ -362,7 +362,7 @@ def fill(world: World, count: int) -> None:
 # --- the bus
 
 
-@pytest.mark.holds("captured-bus")
+@pytest.mark.holds("captured-bus", "redis-outages")
 async def test_the_bus_brings_a_revocation_at_once_and_its_death_costs_a_second(
     tmp_path: Path, bus: RedisServer
 ) -> None:
@@ -395,7 +395,7 @@ async def test_the_bus_brings_a_revocation_at_once_and_its_death_costs_a_second(
         await gateway.stop()
 
 
-@pytest.mark.holds("captured-bus")
+@pytest.mark.holds("captured-bus", "hostile-bus")
 async def test_what_a_captured_bus_says_is_ignored_and_counted(tmp_path: Path, bus: RedisServer) -> None:
     async with a_world(tmp_path) as world:
         world.redis_url = bus.url
@@ -451,6 +451,7 @@ async def test_what_a_captured_bus_says_is_ignored_and_counted(tmp_path: Path, b
 # --- ends and beginnings
 
 
+@pytest.mark.holds("killed-between-steps")
 async def test_a_restart_of_service_and_edge_loses_nothing(world: World) -> None:
     await world.start_edge()
     await world.revoke(world.operator, revocation(world.operator, PUMP))
@@ -464,6 +465,7 @@ async def test_a_restart_of_service_and_edge_loses_nothing(world: World) -> None
     await gateway.stop()
 
 
+@pytest.mark.holds("restored-revocations")
 async def test_a_restored_database_does_not_unrevoke(world: World) -> None:
     database = world.folder / "revocation"
     await world.revoke(world.operator, revocation(world.operator, PUMP))
@@ -492,6 +494,7 @@ async def recorded(world: World, count: int) -> None:
     await until(lambda: (metrics.get_sample_value("vigil_evidence_size") or 0) >= count)
 
 
+@pytest.mark.holds("restored-revocations")
 async def test_the_root_and_two_people_open_an_era_and_a_restore_keeps_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +545,7 @@ async def test_the_root_and_two_people_open_an_era_and_a_restore_keeps_it(
     assert (body.era, body.epoch, body.chain) == (1, 3, later.chain)
 
 
+@pytest.mark.holds("restored-revocations")
 async def test_nothing_is_served_before_the_log_answered(tmp_path: Path) -> None:
     async with a_world(tmp_path) as world:
         await world.start(evidence=False, revocation=False)
@@ -559,6 +563,7 @@ async def test_nothing_is_served_before_the_log_answered(tmp_path: Path) -> None
         await world.head()
 
 
+@pytest.mark.holds("killed-between-steps", "redis-outages")
 async def test_killed_between_commit_and_publish_the_poll_brings_it(tmp_path: Path, bus: RedisServer) -> None:
     async with a_world(tmp_path) as world:
         await world.start(revocation=False)
@@ -567,7 +572,7 @@ async def test_killed_between_commit_and_publish_the_poll_brings_it(tmp_path: Pa
         folder = world.folder / "revocation"
         folder.mkdir()
         config = world.revocation_config(redis_url=f"unix://{bus.folder}/silent.sock")
-        values = config.model_dump(exclude_none=True, exclude={"peers"})
+        values = config.model_dump(exclude_none=True, exclude={"peers", "edges"})
         text = toml({**{name: str(value) for name, value in values.items()}, "peers": config.peers})
         (folder / "revocation.toml").write_text(text)
         process = await _spawn(folder / "revocation.toml")
@@ -623,6 +628,7 @@ async def _ready(process: asyncio.subprocess.Process) -> int:
     return int(json.loads(line)["port"])
 
 
+@pytest.mark.holds("killed-between-steps")
 async def test_a_second_process_stands_by_and_takes_over(world: World) -> None:
     await world.revoke(world.operator, revocation(world.operator, PUMP))
     standby = asyncio.create_task(

@@ -190,6 +190,7 @@ async def test_sigterm_ends_everything_and_waits_for_nobody_for_ever(machine: Ma
     assert not machine.folder.running()
 
 
+@pytest.mark.holds("killed-between-steps")
 async def test_restart_keeps_everything(breakable: Stack) -> None:
     stack = breakable
     await stack.calm()

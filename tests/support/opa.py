@@ -37,8 +37,8 @@ def free_port() -> int:
 class OpaServer:
     """`opa run --server` on 127.0.0.1 with one bundle; `with` starts it and ends it."""
 
-    def __init__(self, bundle: Path) -> None:
-        self.port = free_port()
+    def __init__(self, bundle: Path, *, port: int = 0) -> None:
+        self.port = port or free_port()
         self._bundle = bundle
 
     def __enter__(self) -> Self:

@@ -61,9 +61,8 @@ class Relay:
             writer.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self.target.rpartition(":")
         try:
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+            far_reader, far_writer = await self._dial()
         except OSError:
             writer.close()
             return
@@ -73,6 +72,10 @@ class Relay:
             task = asyncio.create_task(self._pump(source, sink, gate))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = self.target.rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event

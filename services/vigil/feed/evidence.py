@@ -323,7 +323,10 @@ class EvidenceSpool:
             else:
                 failure = failure or outcome
         if recorded or refusals:
-            await self._database.write(lambda connection: self._settle(connection, recorded, refusals))
+            # Vital: on a full disk, what is on record makes room for what is not.
+            await self._database.write(
+                lambda connection: self._settle(connection, recorded, refusals), vital=True
+            )
         if failure is not None:
             raise failure
         return len(rows)

@@ -160,7 +160,7 @@ class Gateway:
             clock=clock,
             **owner,
         )
-        records = Records(
+        self.records = records = Records(
             database=self.database,
             receipts=receipts,
             spool=self.spool,
@@ -280,6 +280,7 @@ class Gateway:
         supervise = self._process.supervise
         supervise("spool", self.spool.run())
         supervise("reports", self.reports.run())
+        supervise("records", self.records.run())
         supervise("revocations", self.follower.run())
         supervise("renewal", self.renewal.run())
         supervise("refusals", self.refusals.run())

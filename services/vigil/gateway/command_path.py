@@ -251,6 +251,8 @@ class CommandPath:
                 record = replace(record, alone=self._safety.check(caller, target, submission))
             else:
                 _require_fresh(fresh)
+                # Nothing is begun whose record would find no room.
+                self._records.require_room()
                 # 6: the decision, recorded by policy before it came.
                 decided = await self._decide(target, submission)
                 record = replace(

@@ -1,7 +1,6 @@
 """What people look at: commands, receipts, connected devices, the gateway itself, and one device live (class R)."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
@@ -82,9 +81,13 @@ class Queries:
         if len(request.request_id) != 16:
             raise refused(Reason.FIELD_INVALID, "a request id has 16 bytes", field="request_id")
         session = self._facts.sessions.get(device.device_id)
+        silence = domain.offline()
         if session is not None:
-            with contextlib.suppress(Refused):
+            try:
                 await self._receipts.query(session, request.request_id)
+            except Refused as unanswered:
+                # Who did not answer has not said that it knows nothing.
+                session, silence = None, unanswered.refusals[0]
         name, request_id = device.device_id, request.request_id
         row = await self._database.read(
             partial(command_store.find_by_request, device=name, request_id=request_id)
@@ -100,7 +103,7 @@ class Queries:
         if row is not None and row.outcome in domain.UNSETTLED:
             raise outcome_unknown(row)
         if session is None:
-            raise Refused([domain.offline()])
+            raise Refused([silence])
         raise refused(Reason.RESOURCE_NOT_FOUND, "Neither the device nor the gateway knows this request.")
 
     async def command(self, caller: Identity, command_id: str) -> gateway_pb2.CommandRecord:

@@ -142,7 +142,7 @@ class Receipts:
             for fresh in self.write(connection, late, command=None):
                 command_store.follow_receipts(connection, fresh, now=now)
 
-        await self._database.write(write)
+        await self._database.write(write, vital=True)
 
     def write(
         self, connection: Connection, receipts: Iterable[KeptReceipt], *, command: CommandRow | None

@@ -1,11 +1,13 @@
 """What the gateway remembers of commands: written in one transaction with their receipts, before anybody is told."""
 
+import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
+import structlog
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 from sqlalchemy import Connection
 
@@ -25,6 +27,11 @@ from vigil.gateway.intent_store import IntentRow
 from vigil.gateway.receipts import Receipts, confirm
 from vigil.rpc import status
 from vigil.storage import Database
+
+OWED_S: Final = 1.0
+"""Between two attempts to keep what a failing disk did not take."""
+MAX_OWED: Final = 1_024
+"""Receipts held for that; the devices have all of them."""
 
 
 class Submitted(Protocol):
@@ -63,6 +70,9 @@ class Records:
             database.read_now(command_store.settled_digests)
         )
         self._intents: dict[bytes, None] = dict.fromkeys(database.read_now(intent_store.known_digests))
+        self._owed: deque[tuple[CommandRow, Sequence[KeptReceipt]]] = deque()
+        self._owing = asyncio.Event()
+        self._log = structlog.get_logger("vigil.gateway.records")
 
     def open(self, caller: Identity, target: Target, submitted: Submitted) -> CommandRow:
         """The row of a command that has just come. Raises SIGNATURE_INVALID: what nobody signed is nobody's word."""
@@ -153,13 +163,17 @@ class Records:
     async def unknown(self, row: CommandRow) -> None:
         """Keep that a command was forwarded and not answered in time."""
         row = replace(row, outcome=domain.UNKNOWN, update_time=self._clock.now())
-        await self._database.write(lambda conn: self._write(conn, row, ()))
+        await self._database.write(lambda conn: self._write(conn, row, ()), vital=True)
         self._remember(row.digest)
 
     async def answered(
         self, row: CommandRow, receipts: Sequence[KeptReceipt]
     ) -> gateway_pb2.SubmitCommandResponse:
-        """Keep a command with its receipts, then make the answer of them. Raises STORAGE_UNAVAILABLE."""
+        """Keep a command with its receipts, then make the answer of them. Raises STORAGE_UNAVAILABLE.
+
+        A disk that fails does not hold up S1: the answer is the device's own signed word, which lies in the device.
+        Whatever could not be kept is kept when the disk allows it.
+        """
         newest = domain.outcome_of(receipt.statement.body for receipt in receipts)
         if newest is None:
             raise ValueError("a command is answered by at least one receipt")
@@ -170,13 +184,45 @@ class Records:
             settled=True,
             update_time=self._clock.now(),
         )
-        await self._database.write(lambda conn: self._write(conn, row, receipts))
+        try:
+            await self._keep(row, receipts)
+        except Refused as refusal:
+            self._owe(row, receipts, refusal)
+            if row.action_class != ActionClass.S1:
+                raise
+        ordered = sorted(receipts, key=lambda receipt: receipt.statement.body.number)
+        return _response(row, [receipt.statement.data for receipt in ordered])
+
+    def require_room(self) -> None:
+        """Raises STORAGE_UNAVAILABLE while what is left of the disk is kept for safety actions and revocations."""
+        self._database.require_room()
+
+    async def run(self) -> None:
+        """Keep what a failing disk did not take, as soon as it does; until cancelled."""
+        while True:
+            await self._owing.wait()
+            await asyncio.sleep(OWED_S)
+            try:
+                while self._owed:
+                    await self._keep(*self._owed[0])
+                    self._owed.popleft()
+            except Refused as refusal:
+                self._log.warning("records_owed", count=len(self._owed), reason=str(refusal))
+            else:
+                self._owing.clear()
+
+    async def _keep(self, row: CommandRow, receipts: Sequence[KeptReceipt]) -> None:
+        await self._database.write(lambda conn: self._write(conn, row, receipts), vital=True)
         self._remember(row.digest)
         session = self._sessions.get(row.device)
         if session is not None:
             confirm(session, receipts)
-        ordered = sorted(receipts, key=lambda receipt: receipt.statement.body.number)
-        return _response(row, [receipt.statement.data for receipt in ordered])
+
+    def _owe(self, row: CommandRow, receipts: Sequence[KeptReceipt], refusal: Refused) -> None:
+        self._log.error("receipts_not_kept", command=row.digest.hex(), reason=str(refusal))
+        if len(self._owed) < MAX_OWED:
+            self._owed.append((row, receipts))
+            self._owing.set()
 
     async def response(self, row: CommandRow) -> gateway_pb2.SubmitCommandResponse:
         """The answer as it stands in the record now."""

@@ -103,7 +103,7 @@ class Reports:
             if not await self._send(reports):
                 for report in reports:
                     await self._send([report])
-            await self._database.write(lambda conn: store.drop_reports(conn, rows[-1][0]))
+            await self._database.write(lambda conn: store.drop_reports(conn, rows[-1][0]), vital=True)
         return bool(sighted or rows)
 
     async def _send(self, reports: list[identity_pb2.DeviceReport]) -> bool:

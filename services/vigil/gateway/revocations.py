@@ -116,7 +116,7 @@ class RevocationView:
                 # Effects of a revocation: compromise also voids pending approvals.
                 intent_store.void(connection, credentials=credentials, people=people)
 
-        await self._database.write(write)
+        await self._database.write(write, vital=True)
         if self._unsaved is taken:
             self._replaced = False
             del taken[: len(unsaved)]

@@ -26,8 +26,10 @@ from sqlalchemy import (
 )
 
 from vigil.feed.evidence import spool_table
+from vigil.storage import RESERVE
 
-METADATA = MetaData()
+METADATA = MetaData(info={RESERVE: 16 << 20})
+"""With room for what class S1 and revocations leave here: a thousand actions with their receipts."""
 SPOOL = spool_table(METADATA)
 MIGRATIONS = "vigil.gateway.migrations"
 

@@ -105,7 +105,14 @@ async def _serve(
     )
     signer = HeadSigner(chain=chain, keys=keys, lease=lease, head_clock=head_clock, clock=clock)
     process.supervise("lease", signer.keep())
-    await Restorer(channel=evidence, database=database, writer=writer, verifier=verifier, clock=clock).run()
+    await Restorer(
+        channel=evidence,
+        database=database,
+        writer=writer,
+        verifier=verifier,
+        clock=clock,
+        edges=[channels.service(address, "edge") for address in config.edges],
+    ).run()
     root_steps = RootSteps(
         database=database,
         chain=chain,

@@ -18,6 +18,9 @@ class RevocationConfig(BaseServiceConfig):
     )
     spare_signer_key: Path | None = Field(default=None, description="PEM: the key of that certificate.")
     redis_url: str = Field(default="", description="The bus (unix:///…/redis.sock); empty: edges only poll.")
+    edges: tuple[str, ...] = Field(
+        default=(), description="host:port of the edges that are asked at a start what the database lacks."
+    )
     instance: str = Field(
         default="revocation",
         description="Who holds the lease of the head; each of several processes on one database has its own.",

@@ -85,7 +85,9 @@ class Acknowledgements:
                 self._ignored.labels(refusal.reason.value).inc()
                 self._log.info("acknowledgement_ignored", reason=str(refusal), edge=edge)
         if rows:
-            await self._database.write(lambda connection: store.put_acknowledgements(connection, rows))
+            await self._database.write(
+                lambda connection: store.put_acknowledgements(connection, rows), vital=True
+            )
 
     def _row(self, edge: str, statement: Statement[Acknowledgement]) -> dict[str, Any]:
         signer = self._verifier().verify(statement.chain, at=self._clock.now(), kinds=_KINDS, grace=True)

@@ -162,7 +162,7 @@ class Hub:
 
 
 class EdgeServicer(revocation_pb2_grpc.EdgeServiceServicer):
-    """Follow: one stream a gateway."""
+    """Follow: one stream a gateway; GetEntries for a service that lost its own."""
 
     def __init__(
         self, *, hub: Hub, chain: EdgeChain, acknowledge: Callable[[bytes], None], clock: Clock
@@ -195,6 +195,12 @@ class EdgeServicer(revocation_pb2_grpc.EdgeServiceServicer):
         finally:
             listening.cancel()
             self._hub.leave(reader)
+
+    async def GetEntries(  # noqa: N802 - the contract's name
+        self, request: revocation_pb2.GetEntriesRequest, _context: Context
+    ) -> revocation_pb2.EntryBatch:
+        values = await self._chain.after(min(request.after_epoch, self._chain.state.epoch))
+        return revocation_pb2.EntryBatch(entries=[RevocationEntry.FromString(value) for _, value in values])
 
     async def _begin(self, requests: AsyncIterator[revocation_pb2.FollowRequest], context: Context) -> Reader:
         first = await anext(requests, None)
@@ -235,7 +241,12 @@ def add_to_server(servicer: EdgeServicer, server: Any) -> None:
         request_deserializer=revocation_pb2.FollowRequest.FromString,
         response_serializer=bytes,
     )
-    server.add_registered_method_handlers(SERVICE, {"Follow": handler})
+    entries = grpc.unary_unary_rpc_method_handler(
+        servicer.GetEntries,
+        request_deserializer=revocation_pb2.GetEntriesRequest.FromString,
+        response_serializer=revocation_pb2.EntryBatch.SerializeToString,
+    )
+    server.add_registered_method_handlers(SERVICE, {"Follow": handler, "GetEntries": entries})
 
 
 def _cutter(context: Context) -> Callable[[], None]:

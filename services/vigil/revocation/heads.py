@@ -90,7 +90,7 @@ class HeadLease:
                 store.store_head_time(connection, time)
             return holding
 
-        holding = await self._database.write(run)
+        holding = await self._database.write(run, vital=True)
         if self._seen is None or self._seen[0] != holding:
             # After the write: whoever renewed did so before we saw it.
             self._seen = (holding, self._clock.monotonic())

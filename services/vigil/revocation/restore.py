@@ -1,7 +1,11 @@
-"""A restore never un-revokes: before anything is served, the log is asked for the steps that the database lacks."""
+"""A restore never un-revokes: before anything is served, the log and the edges are asked for what the database lacks.
+
+The log keeps the steps for good, but the newest may not have reached it when the database was lost. Each edge has what
+it enforced. Neither is believed for its word: a step counts with the chain up to it and the people's signatures.
+"""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +14,7 @@ import structlog
 from sqlalchemy import Connection
 
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
 from vigil.core import cose
 from vigil.core.certificates import ChainVerifier, Identity, Kind
 from vigil.core.clock import Clock
@@ -35,6 +40,9 @@ KINDS: Final = (StatementKind.REVOCATION, StatementKind.REINSTATEMENT, *ROOTED)
 PAGE: Final = 500
 TIMEOUT_S: Final = 10.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 3.0
+EDGE_WAIT_S: Final = 10.0
+"""How long a start waits for an edge that does not answer. One that comes later and knows more refuses our heads: the
+gateways behind it enforce what they have, and their leases run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +66,10 @@ class Restorer:
         writer: ChainWriter,
         verifier: Callable[[], ChainVerifier],
         clock: Clock,
+        edges: Sequence[grpc.aio.Channel] = (),
     ) -> None:
         self._stub: Any = evidence_pb2_grpc.EvidenceReadServiceStub(channel)
+        self._edges = [revocation_pb2_grpc.EdgeServiceStub(edge) for edge in edges]
         self._database = database
         self._writer = writer
         self._verifier = verifier
@@ -80,7 +90,55 @@ class Restorer:
                 self._log.warning("waiting_for_evidence", reason=str(refusal))
                 await asyncio.sleep(pause)
                 pause = min(LAST_PAUSE_S, pause * 2)
-        return await self._enter(recorded)
+        entered = await self._enter(recorded)
+        for edge in self._edges:
+            entered += await self._restore_from(edge)
+        return entered
+
+    async def _restore_from(self, edge: Any) -> int:
+        """What one edge has beyond the database, as far as it can be verified."""
+        entered = 0
+        until = self._clock.monotonic() + EDGE_WAIT_S
+        while True:
+            before = await self._database.read(store.position)
+            request = revocation_pb2.GetEntriesRequest(after_epoch=before.epoch)
+            try:
+                batch = await translated(edge.GetEntries(request, timeout=EDGE_WAIT_S))
+            except Refused as refusal:
+                if self._clock.monotonic() > until:
+                    self._log.error("edge_not_asked", reason=str(refusal))
+                    return entered
+                await asyncio.sleep(FIRST_PAUSE_S)
+                continue
+            claimed = list(self._claimed(batch.entries, epoch=before.epoch, chain=before.chain))
+            if not claimed:
+                return entered
+            taken = await self._enter(claimed, on_record=False)
+            if not taken:
+                return entered
+            entered += taken
+
+    def _claimed(
+        self, entries: Iterable[revocation_pb2.RevocationEntry], *, epoch: int, chain: bytes
+    ) -> Iterator[Recorded]:
+        """An edge's entries, up to the first that does not follow or that nobody signed who may."""
+        now = self._clock.now()
+        for entry in entries:
+            epoch += 1
+            try:
+                statements = [read_any(data) for data in entry.statements]
+                signers = [self._signer(one) if one.kind in KINDS else None for one in statements]
+            except Refused as refusal:
+                self._log.error("edge_not_believed", epoch=epoch, reason=str(refusal))
+                return
+            chain = chain_hash(chain, epoch, [one.digest for one in statements])
+            if not statements or entry.epoch != epoch or entry.chain != chain or None in signers:
+                self._log.error("edge_not_believed", epoch=epoch, claimed=entry.epoch)
+                return
+            step = Step(epoch, chain, min(entry.create_time_ms, now))
+            for statement, signer in zip(statements, signers, strict=True):
+                if signer is not None:
+                    yield Recorded(statement, signer, step, epoch)
 
     async def _history(self) -> list[Recorded]:
         found: list[Recorded] = []
@@ -131,7 +189,7 @@ class Restorer:
         check(statement, signer)
         return signer if signer.has_role(*REVOKER_ROLES) else None
 
-    async def _enter(self, recorded: Iterable[Recorded]) -> int:
+    async def _enter(self, recorded: Iterable[Recorded], *, on_record: bool = True) -> int:
         groups = _grouped(recorded)
 
         def run(connection: Connection) -> int:
@@ -152,11 +210,14 @@ class Restorer:
                     draft_of_rooted(statements) if rooted else draft_of_record(statements, group[0].signer)
                 )
                 time = step.time if step is not None else group[0].statement.issued_at * 1000
-                self._writer.append(connection, draft, recorded_at=time)
+                if on_record:
+                    self._writer.append(connection, draft, recorded_at=time)
+                else:
+                    self._writer.append(connection, draft, taken_at=time)
                 entered += 1
             return entered
 
-        entered = await self._database.write(run)
+        entered = await self._database.write(run, vital=True)
         if entered:
             self._log.warning("revocations_restored", entries=entered)
         return entered

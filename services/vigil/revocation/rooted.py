@@ -73,7 +73,7 @@ class RootSteps:
         for statements in self._complete(found):
             if not self._fits(statements[0].body):
                 continue
-            await self._database.write(partial(self._append, statements=statements))
+            await self._database.write(partial(self._append, statements=statements), vital=True)
             entered += 1
             self._log.warning("root_step", kind=str(statements[0].kind), epoch=self._chain.state.epoch)
         return entered

@@ -77,11 +77,18 @@ class ChainWriter:
         self._spool = spool
         self._clock = clock
 
-    def append(self, connection: Connection, draft: Draft, *, recorded_at: int | None = None) -> bytes:
+    def append(
+        self,
+        connection: Connection,
+        draft: Draft,
+        *,
+        recorded_at: int | None = None,
+        taken_at: int | None = None,
+    ) -> bytes:
         """Inside a write function: the next step of the chain; answers the entry's bytes.
 
         The same statement again answers the entry that it made. ``recorded_at`` is the time of a step that the
-        log already has.
+        log already has, ``taken_at`` that of one that was in the chain before and may not have reached the log.
         """
         for statement in draft.statements:
             known = store.epoch_of(connection, statement.digest)
@@ -91,7 +98,8 @@ class ChainWriter:
         epoch = before.epoch + 1
         digests = [statement.digest for statement in draft.statements]
         chain = chain_hash(before.chain, epoch, digests)
-        time = self._clock.now() if recorded_at is None else recorded_at
+        time = recorded_at if recorded_at is not None else taken_at
+        time = self._clock.now() if time is None else time
         value = RevocationEntry(
             epoch=epoch,
             statements=[statement.data for statement in draft.statements],
@@ -187,7 +195,7 @@ class Revocations:
         def run(connection: Connection) -> bytes | None:
             return self._revoke(connection, draft, body, content, now)
 
-        value = await self._database.write(run)
+        value = await self._database.write(run, vital=True)
         if value is None:
             raise second_person_required(content)
         self._log.info(
@@ -257,7 +265,9 @@ class Revocations:
             organization=self._organization(body.scope, body.ids),
             alone=False,
         )
-        value = await self._database.write(lambda connection: self._writer.append(connection, draft))
+        value = await self._database.write(
+            lambda connection: self._writer.append(connection, draft), vital=True
+        )
         self._log.info("reinstated", epoch=entry_of(value).epoch, scope=body.scope, ids=len(body.ids))
         return value
 

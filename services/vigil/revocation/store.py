@@ -28,8 +28,10 @@ from vigil.core.revocations import EMPTY_CHAIN
 from vigil.feed import tables as feed_tables
 from vigil.feed.evidence import spool_table
 from vigil.revocation.domain import ALONE_PERIOD_MS, PROPOSAL_MS, Recent
+from vigil.storage import RESERVE
 
-METADATA = MetaData()
+METADATA = MetaData(info={RESERVE: 16 << 20})
+"""With room for a thousand revocations on a disk that is full."""
 FEED = feed_tables(METADATA)
 SPOOL = spool_table(METADATA)
 _KEYS_A_QUERY: Final = 400

@@ -60,6 +60,8 @@ def write_service_configs(
             values["pki_dir"] = str(folder.path / "pki")
         if service in ("revocation", "edge"):
             values["redis_url"] = redis_url
+        if service == "revocation":
+            values["edges"] = [endpoints["edge"]]
         for statement in SIGNERS.get(service, ()):
             values["signer_certificate"] = str(folder.path / "pki" / "signers" / f"{statement}.pem")
             values["signer_key"] = str(folder.path / "pki" / "signers" / f"{statement}.key")

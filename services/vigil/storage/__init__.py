@@ -1,11 +1,13 @@
 """Databases: one durable writer with group commit, readers beside it, migrations on opening."""
 
 from vigil.storage.database import Database, Disk, Reader, View, open_database
+from vigil.storage.reserve import RESERVE
 from vigil.storage.rows import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.schema import assert_migrations_match
 from vigil.storage.writer import Writer, after_commit, at_commit
 
 __all__ = [
+    "RESERVE",
     "Database",
     "Disk",
     "Reader",

@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection, Engine, MetaData
 
 from vigil.storage.engine import BUSY_TIMEOUT_S, Engines, create_engines, database_url
-from vigil.storage.failures import DATABASE_ERRORS, is_storage_failure, storage_unavailable
+from vigil.storage.failures import DATABASE_ERRORS, is_storage_failure, room_is_kept, storage_unavailable
+from vigil.storage.reserve import RESERVE, Reserve
 from vigil.storage.schema import migrations_folder, prepare_schema
 from vigil.storage.writer import Writer
 
@@ -104,14 +105,20 @@ class Reader:
 class Database:
     """Reads and writes of one service's own tables."""
 
-    def __init__(self, engines: Engines, *, readers: int = READERS) -> None:
+    def __init__(self, engines: Engines, *, readers: int = READERS, reserve: Reserve | None = None) -> None:
         self._engines = engines
-        self.writer = Writer(engines.writer)
+        self.writer = Writer(engines.writer, reserve=reserve)
         self.reader = Reader(engines.reader, threads=readers)
 
-    async def write(self, run: Callable[[Connection], T]) -> T:
+    async def write(self, run: Callable[[Connection], T], *, vital: bool = False) -> T:
         """Run ``run(connection)`` once; returns after its effects are durable. See ``Writer``."""
-        return await self.writer.write(run)
+        return await self.writer.write(run, vital=vital)
+
+    def require_room(self) -> None:
+        """Raises STORAGE_UNAVAILABLE while the disk is full and only vital writes find room."""
+        reserve = self.writer.reserve
+        if reserve is not None and not reserve.take():
+            raise room_is_kept()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
         """Run ``run(connection)`` in a read transaction, in a thread of the pool."""
@@ -150,10 +157,12 @@ def open_database(
 ) -> Database:
     """Open a database at the newest revision in ``migrations`` (a folder, or the name of a package).
 
-    A new file gets its tables from ``metadata``; an older one is migrated. Raises
+    A new file gets its tables from ``metadata``; an older one is migrated. Room for vital writes is kept beside it
+    where the metadata ask for some (`reserve.RESERVE`). Raises
     Refused(STORAGE_UNAVAILABLE) when a newer version wrote it, it is not Vigil's, or it cannot be opened.
     """
-    engines = create_engines(database_url(path_or_url), readers=readers, busy_timeout=busy_timeout)
+    url = database_url(path_or_url)
+    engines = create_engines(url, readers=readers, busy_timeout=busy_timeout)
     try:
         prepare_schema(engines.schema, metadata=metadata, folder=migrations_folder(migrations))
     except DATABASE_ERRORS as error:
@@ -164,4 +173,6 @@ def open_database(
     except BaseException:
         engines.dispose()
         raise
-    return Database(engines, readers=readers)
+    size = metadata.info.get(RESERVE, 0)
+    reserve = Reserve(Path(f"{url.database}-reserve"), size=size) if size else None
+    return Database(engines, readers=readers, reserve=reserve)

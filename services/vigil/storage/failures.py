@@ -55,3 +55,14 @@ def storage_unavailable(error: BaseException | None = None) -> Refused:
         who="the operator of the service",
         cause=getattr(original, "sqlite_errorname", type(original).__name__),
     )
+
+
+def room_is_kept() -> Refused:
+    """Make STORAGE_UNAVAILABLE for a write that is not vital while the disk is full."""
+    return refused(
+        Reason.STORAGE_UNAVAILABLE,
+        "The disk is full; what is left is kept for revocations and the records of safety actions.",
+        lifted_by="Free disk space; then the same request again.",
+        who="the operator of the service",
+        cause="SQLITE_FULL",
+    )

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import RootTransaction
 
 from vigil.errors import Reason, refused
-from vigil.storage.failures import is_storage_failure, storage_unavailable
+from vigil.storage.failures import is_storage_failure, room_is_kept, storage_unavailable
+from vigil.storage.reserve import Reserve, is_full
 from vigil.storage.rows import run
 
 MAX_BATCH = 256
@@ -36,17 +37,20 @@ class _Unit:
 
 
 class _Job:
-    __slots__ = ("error", "future", "loop", "result", "run", "unit")
+    __slots__ = ("error", "future", "loop", "result", "run", "unit", "vital")
 
     def __init__(
         self,
         run: Callable[[Connection], Any],
         future: "asyncio.Future[Any] | Future[Any]",
         loop: asyncio.AbstractEventLoop | None,
+        *,
+        vital: bool = False,
     ) -> None:
         self.run = run
         self.future = future
         self.loop = loop
+        self.vital = vital
         self.unit = _Unit()
         self.result: Any = None
         self.error: Exception | None = None
@@ -81,11 +85,16 @@ class Writer:
 
     A function runs once, in a transaction that others may share, under its own savepoint: if it raises, only
     its own effects are undone. It must return plain values, neither commit nor roll back the connection, and
-    defer no constraint: one that fails at the commit fails everything in it.
+    defer no constraint: one that fails at the commit fails everything in it. A vital one on a full disk runs again,
+    from the beginning, with room of the reserve.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    reserve: Reserve | None = None
+    """Room for vital writes; None where the tables ask for none."""
+
+    def __init__(self, engine: Engine, *, reserve: Reserve | None = None) -> None:
         self._engine = engine
+        self.reserve = reserve
         self._connection: Connection | None = None
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -93,20 +102,21 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._start()
 
-    async def write(self, run: Callable[[Connection], T]) -> T:
+    async def write(self, run: Callable[[Connection], T], *, vital: bool = False) -> T:
         """Run in a durable transaction. Raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE).
 
-        A caller that is cancelled while the transaction runs does not undo it.
+        ``vital``: it may use the room that is kept for such writes. A caller that is cancelled while the transaction
+        runs does not undo it.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._submit(_Job(run, future, loop))
+        self._submit(_Job(run, future, loop, vital=vital))
         return await future
 
     def write_now(self, run: Callable[[Connection], T]) -> T:
-        """Write and block, for start-up, where no event loop runs; callbacks run in this thread."""
+        """Write and block, for start-up, where no event loop runs; callbacks run in this thread. Vital."""
         future: Future[T] = Future()
-        job = _Job(run, future, None)
+        job = _Job(run, future, None, vital=True)
         self._submit(job)
         result = future.result()
         for callback in job.unit.callbacks:
@@ -160,15 +170,35 @@ class Writer:
         return batch, False
 
     def _commit(self, batch: list[_Job]) -> None:
+        admitted = batch
+        if self.reserve is not None and not self.reserve.take():
+            # Nobody else uses up what was given back for vital writes.
+            admitted = [job for job in batch if job.vital]
+            _refuse([job for job in batch if not job.vital], room_is_kept)
+        while admitted:
+            error = self._attempt(admitted)
+            if error is None:
+                return
+            vital = [job for job in admitted if job.vital and job.error is None]
+            room = bool(vital) and self.reserve is not None and is_full(error) and self.reserve.give()
+            if not room:
+                _log.warning("a commit of %d writes failed: %s", len(admitted), getattr(error, "orig", error))
+                vital = []
+            _refuse([job for job in admitted if job not in vital], lambda: storage_unavailable(error))  # noqa: B023 - called at once
+            for job in vital:
+                job.unit, job.result = _Unit(), None
+            admitted = vital
+
+    def _attempt(self, batch: list[_Job]) -> Exception | None:
+        """One transaction; answers what made it fail."""
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
             self._transact(self._connection, batch)
         except Exception as error:  # noqa: BLE001 - the thread's outer edge: the batch is lost, the writer is not
-            _log.warning("a commit of %d writes failed: %s", len(batch), getattr(error, "orig", error))
-            for job in batch:
-                job.error = job.error or storage_unavailable(error)
             self._drop_connection()
+            return error
+        return None
 
     def _transact(self, connection: Connection, batch: list[_Job]) -> None:
         transaction = connection.begin()
@@ -194,6 +224,11 @@ class Writer:
             connection.close()
         except Exception:  # noqa: BLE001 - closing a broken connection may fail in any way; a new one is opened
             _log.debug("closing a failed connection failed", exc_info=True)
+
+
+def _refuse(jobs: list[_Job], refusal: Callable[[], Exception]) -> None:
+    for job in jobs:
+        job.error = job.error or refusal()
 
 
 def _run(connection: Connection, transaction: RootTransaction, job: _Job) -> None:

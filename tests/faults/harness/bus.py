@@ -3,11 +3,13 @@
 async with Bus.of(stack) as bus:
     await bus.publish(b"anything")          # answers how many subscribers Redis says it has
     heard = await bus.overhear()            # the newest message that the service published
-counts = await metric(address, "vigil_edge_bus_messages_total")     # by label values
+async with half_open(stack) as wire:    # between edge and Redis: both ends stay connected
+    wire.silence()                      # and from now on the edge hears nothing; wire.dropped_bytes
 """
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import redis.asyncio
 
 from tests.support.stack import Stack
+from vigil.demo.relay import Relay
 from vigil.revocation.bus import CHANNEL
 
 
@@ -68,3 +71,39 @@ def url_of(stack: Stack) -> str:
 def socket_of(stack: Stack) -> Path:
     """The bus's socket."""
     return Path(url_of(stack).removeprefix("unix://"))
+
+
+@contextlib.asynccontextmanager
+async def half_open(stack: Stack) -> AsyncIterator[Relay]:
+    """The edge's connection to the bus through a wire that can fall silent; its own again at the end."""
+    config, real = stack.folder.config("edge"), socket_of(stack)
+    original = config.read_text()
+    with tempfile.TemporaryDirectory(prefix="vigil-bus-") as folder:
+        wire = UnixRelay(str(real), listen_path=f"{folder}/bus.sock")
+        await wire.start()
+        config.write_text(original.replace(str(real), wire.listen_path))
+        try:
+            await stack.restarted("edge", former=await stack.kill("edge"))
+            yield wire
+        finally:
+            config.write_text(original)
+            former = await stack.kill("edge")
+            await wire.stop()
+            await stack.restarted("edge", former=former)
+
+
+@dataclass
+class UnixRelay(Relay):
+    """A relay between two Unix sockets: ``target`` and ``listen_path`` are their paths."""
+
+    listen_path: str = ""
+
+    async def start(self) -> str:
+        """Listen; answers the path."""
+        self._open.set()
+        self._backward.set()
+        self._server = await asyncio.start_unix_server(self._accept, self.listen_path)
+        return self.listen_path
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self.target)

@@ -3,13 +3,12 @@
 disk = SmallDisk.mount(folder, megabytes=64)      # a tmpfs; `SmallDisk.missing()` says why there can be none
 with disk.filled():                               # nothing more fits, shown by a write that failed
     …
-disk.unmount()                                    # also done at the end of the process, whatever happens
+disk.unmount()                                    # also done when this process ends, however it does
 
 with locked(path):                                # BEGIN EXCLUSIVE by another process' means: a real lock
     …
 """
 
-import atexit
 import contextlib
 import errno
 import os
@@ -29,6 +28,7 @@ class SmallDisk:
     """A tmpfs of its own."""
 
     folder: Path
+    _keeper: "subprocess.Popen[bytes]"
 
     @staticmethod
     def missing() -> str:
@@ -47,14 +47,15 @@ class SmallDisk:
             check=True,
             capture_output=True,
         )
-        disk = cls(folder)
-        atexit.register(disk.unmount)
-        return disk
+        # It reads until nobody holds the other end of the pipe, and that is when this process is gone.
+        script = ["sh", "-c", 'cat >/dev/null; umount --lazy "$0" 2>/dev/null', str(folder)]
+        return cls(folder, subprocess.Popen(script, stdin=subprocess.PIPE, start_new_session=True))
 
     def unmount(self) -> None:
         """Take it away, in use or not; nothing happens when it is gone already."""
-        atexit.unregister(self.unmount)
-        subprocess.run(["umount", "--lazy", str(self.folder)], check=False, capture_output=True)
+        if self._keeper.stdin is not None:
+            self._keeper.stdin.close()
+        self._keeper.wait()
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:

@@ -97,7 +97,10 @@ class Shim:
     def __init__(self, library: Path, rules: Path) -> None:
         self.environment = {"LD_PRELOAD": str(library), VARIABLE: str(rules)}
         """With which a process is started so that rules reach it, and everything that it starts."""
-        rules.write_bytes(bytes(_HEADER.size + _RULES * _RULE.size))
+        size = _HEADER.size + _RULES * _RULE.size
+        if not rules.exists() or rules.stat().st_size != size:
+            # A process that runs below the shim steers it too: it must not pull the block from under itself.
+            rules.write_bytes(bytes(size))
         with rules.open("r+b") as file:
             self._block = mmap.mmap(file.fileno(), 0)
         self._taken: list[int] = []

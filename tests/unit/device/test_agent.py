@@ -102,6 +102,7 @@ def test_a_receipt_is_asked_for_without_a_permit(pump: TestPump) -> None:
 # --- power cuts
 
 
+@pytest.mark.holds("swallowed-receipt")
 def test_a_swallowed_receipt_is_the_same_after_a_restart(site: PumpSite, pump: TestPump) -> None:
     intent = site.intent(pump, SET, PRESSURE)
     lost = pump.command(SET, PRESSURE, intent=intent)
@@ -121,6 +122,7 @@ def test_a_swallowed_receipt_is_the_same_after_a_restart(site: PumpSite, pump: T
         (2, True, b.Outcome.APPLIED, 300),  # after 10, before it was sent
     ],
 )
+@pytest.mark.holds("killed-between-steps")
 def test_a_power_cut_at_each_step(  # noqa: PLR0917 - parametrized
     site: PumpSite, pump: TestPump, commit: int, after: bool, outcome: b.Outcome | None, value: int
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_reading_is_durable_in_one_step_before_its_receipt_leaves(
     assert pump.agent.status().applied_actions == applied + 1
 
 
+@pytest.mark.holds("storage-failures")
 def test_a_full_disk_refuses_and_leaves_nothing_half_done(site: PumpSite, pump: TestPump) -> None:
     bundle = site.bundle(pump, SET, PRESSURE, nonce=pump.nonce(site.technician))
     pages = pump.store.execute("PRAGMA page_count")[0][0]
@@ -466,6 +469,7 @@ def test_an_update_is_staged_activated_and_proved_by_measurement(site: PumpSite,
     assert outcomes(pump, request_id) == [b.Outcome.STAGED, b.Outcome.APPLIED]
 
 
+@pytest.mark.holds("update-power-cut")
 def test_an_update_never_activates_while_a_patient_may_be_connected(site: PumpSite, pump: TestPump) -> None:
     request_id, out = ready_update(site, pump)
     challenge = challenge_of(out)
@@ -486,6 +490,7 @@ def test_an_update_never_activates_while_a_patient_may_be_connected(site: PumpSi
     assert outcomes(pump, request_id)[-1] is b.Outcome.APPLIED
 
 
+@pytest.mark.holds("update-power-cut")
 def test_a_build_that_fails_its_self_test_is_left_again(site: PumpSite, pump: TestPump) -> None:
     request_id, out = ready_update(site, pump, NEW_FIRMWARE + SELF_TEST_FAILS)
     pump.answer_head(challenge_of(out))
@@ -495,7 +500,7 @@ def test_a_build_that_fails_its_self_test_is_left_again(site: PumpSite, pump: Te
     assert pump.agent.status().firmware_version == "1.6.3"
 
 
-@pytest.mark.holds("rollback-and-mix")
+@pytest.mark.holds("rollback-and-mix", "update-power-cut")
 def test_an_image_that_was_changed_in_the_other_slot_is_not_kept(site: PumpSite, pump: TestPump) -> None:
     request_id, out = ready_update(site, pump)
     pump.answer_head(challenge_of(out))
@@ -507,6 +512,7 @@ def test_an_image_that_was_changed_in_the_other_slot_is_not_kept(site: PumpSite,
 
 @pytest.mark.parametrize("commit", range(1, 6))
 @pytest.mark.parametrize("after", [False, True])
+@pytest.mark.holds("update-power-cut")
 def test_a_power_cut_anywhere_in_an_update_leaves_a_build_that_runs(
     site: PumpSite, pump: TestPump, commit: int, after: bool
 ) -> None:
@@ -533,6 +539,7 @@ def test_a_power_cut_anywhere_in_an_update_leaves_a_build_that_runs(
         assert measured == sha256(FIRMWARE)
 
 
+@pytest.mark.holds("update-power-cut")
 def test_starts_that_are_cut_three_times_take_the_old_build_again(site: PumpSite, pump: TestPump) -> None:
     request_id, out = ready_update(site, pump)
     pump.answer_head(challenge_of(out))
@@ -590,6 +597,7 @@ def test_a_wrong_artifact_is_never_installed_and_is_given_up(site: PumpSite, pum
     assert pump.hardware.slots.measure() == sha256(FIRMWARE)
 
 
+@pytest.mark.holds("update-power-cut")
 def test_a_download_goes_on_where_a_power_cut_left_it(site: PumpSite, pump: TestPump) -> None:
     online(pump)
     release = site.release()
@@ -750,6 +758,7 @@ def test_a_revocation_is_persisted_before_it_is_acknowledged(site: PumpSite, pum
     assert pump.agent.status().revocation_epoch == 1
 
 
+@pytest.mark.holds("storage-failures")
 def test_what_could_not_be_written_is_enforced_not_acknowledged_and_written_later(
     site: PumpSite, pump: TestPump, monkeypatch: pytest.MonkeyPatch
 ) -> None:

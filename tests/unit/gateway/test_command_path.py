@@ -105,6 +105,7 @@ async def test_the_same_command_again_gets_the_same_answer_and_runs_once(at: Hos
     assert len([one for one in at.pump.seen if one.WhichOneof("message") == "bundle"]) == 1
 
 
+@pytest.mark.holds("swallowed-receipt")
 async def test_the_same_command_after_a_restart_gets_the_same_answer(world: World) -> None:
     async with hospital(world) as at:
         prepared = await at.me.prepare("diagnose")
@@ -159,6 +160,7 @@ async def test_revocation_is_looked_at_again_after_the_decision(at: Hospital) ->
     assert not any(one.WhichOneof("message") == "bundle" for one in at.pump.seen)
 
 
+@pytest.mark.holds("swallowed-receipt")
 async def test_no_receipt_means_unknown_and_a_later_one_settles_it(at: Hospital) -> None:
     at.pump.outcomes = []
     prepared = await at.me.prepare("diagnose")

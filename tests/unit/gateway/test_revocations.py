@@ -134,6 +134,7 @@ async def test_a_head_that_was_forged_or_is_behind_moves_nothing(world: World) -
             assert gateway.revocations.head == before
 
 
+@pytest.mark.holds("storage-failures")
 async def test_enforced_though_the_disk_refuses_but_not_acknowledged(world: World) -> None:
     world.seed()
     edge = Edge(world)

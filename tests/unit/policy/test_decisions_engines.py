@@ -86,7 +86,7 @@ async def asked(tmp_path: Path) -> AsyncIterator[Asked]:
     await channels.close()
 
 
-@pytest.mark.holds("policy-editor")
+@pytest.mark.holds("policy-editor", "opa-failures")
 @pytest.mark.parametrize(
     ("rego", "reason"),
     [

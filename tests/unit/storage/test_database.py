@@ -150,6 +150,7 @@ async def test_a_callback_that_fails_harms_no_write(database: Database) -> None:
     assert len(problems) == 1
 
 
+@pytest.mark.holds("storage-failures")
 async def test_a_lock_held_elsewhere_is_unavailable_and_then_over(database: Database, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -163,6 +164,7 @@ async def test_a_lock_held_elsewhere_is_unavailable_and_then_over(database: Data
     assert await database.write(_add("a")) == "a"
 
 
+@pytest.mark.holds("storage-failures")
 async def test_a_full_disk_takes_the_whole_commit_and_reads_go_on(database: Database) -> None:
     await database.write(_add("before"))
     pages = await database.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
@@ -180,6 +182,7 @@ async def test_a_full_disk_takes_the_whole_commit_and_reads_go_on(database: Data
     assert await database.write(_add("after", "x" * 100_000)) == "after"
 
 
+@pytest.mark.holds("storage-failures")
 async def test_a_commit_that_fails_is_told_to_everybody(database: Database) -> None:
     """Deferred foreign keys fail at COMMIT itself, after every function has run."""
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import func, select
 
 from tests.unit.storage.schema import METADATA, SITES
@@ -61,6 +62,7 @@ def _process(program: str, path: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.holds("killed-between-steps")
 def test_a_killed_process_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with _process(WRITES, path) as process:
@@ -75,6 +77,7 @@ def test_a_killed_process_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     assert {f"{n}" for n in range(acknowledged)} <= found
 
 
+@pytest.mark.holds("storage-failures")
 def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     """The kernel refuses to let the log grow; reads go on, and so do writes once there is room."""
     path = tmp_path / "a.db"

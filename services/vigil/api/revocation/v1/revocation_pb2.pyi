@@ -470,6 +470,25 @@ class FollowResponse(_message.Message):
 Global___FollowResponse: _TypeAlias = FollowResponse  # noqa: Y015
 
 @_typing.final
+class GetEntriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_EPOCH_FIELD_NUMBER: _builtins.int
+    after_epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        after_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_epoch", b"after_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEntriesRequest: _TypeAlias = GetEntriesRequest  # noqa: Y015
+
+@_typing.final
 class EntryBatch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

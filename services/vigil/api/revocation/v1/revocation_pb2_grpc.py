@@ -408,6 +408,11 @@ class EdgeServiceStub:
                 request_serializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.FollowRequest.SerializeToString,
                 response_deserializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.FollowResponse.FromString,
                 _registered_method=True)
+        self.GetEntries = channel.unary_unary(
+                '/vigil.api.revocation.v1.EdgeService/GetEntries',
+                request_serializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.GetEntriesRequest.SerializeToString,
+                response_deserializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.EntryBatch.FromString,
+                _registered_method=True)
 
 
 class EdgeServiceServicer:
@@ -420,6 +425,14 @@ class EdgeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEntries(self, request, context):
+        """What the service asks at its start: the entries that this edge verified and kept, after an epoch. A restore never
+        un-revokes: whoever lost them believes them for the chain and the people's signatures, not for the edge's word.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EdgeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -427,6 +440,11 @@ def add_EdgeServiceServicer_to_server(servicer, server):
                     servicer.Follow,
                     request_deserializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.FollowRequest.FromString,
                     response_serializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.FollowResponse.SerializeToString,
+            ),
+            'GetEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEntries,
+                    request_deserializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.GetEntriesRequest.FromString,
+                    response_serializer=vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.EntryBatch.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -457,6 +475,33 @@ class EdgeService:
             '/vigil.api.revocation.v1.EdgeService/Follow',
             vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.FollowRequest.SerializeToString,
             vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.FollowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vigil.api.revocation.v1.EdgeService/GetEntries',
+            vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.GetEntriesRequest.SerializeToString,
+            vigil_dot_api_dot_revocation_dot_v1_dot_revocation__pb2.EntryBatch.FromString,
             options,
             channel_credentials,
             insecure,

@@ -150,6 +150,10 @@ class EdgeServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EdgeServiceAsyncStub: ...
     Follow: _grpc.StreamStreamMultiCallable[_revocation_pb2.FollowRequest, _revocation_pb2.FollowResponse]
+    GetEntries: _grpc.UnaryUnaryMultiCallable[_revocation_pb2.GetEntriesRequest, _revocation_pb2.EntryBatch]
+    """What the service asks at its start: the entries that this edge verified and kept, after an epoch. A restore never
+    un-revokes: whoever lost them believes them for the chain and the people's signatures, not for the edge's word.
+    """
 
 @_typing.type_check_only
 class EdgeServiceAsyncStub(EdgeServiceStub):
@@ -157,6 +161,10 @@ class EdgeServiceAsyncStub(EdgeServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Follow: _aio.StreamStreamMultiCallable[_revocation_pb2.FollowRequest, _revocation_pb2.FollowResponse]  # type: ignore[assignment]
+    GetEntries: _aio.UnaryUnaryMultiCallable[_revocation_pb2.GetEntriesRequest, _revocation_pb2.EntryBatch]  # type: ignore[assignment]
+    """What the service asks at its start: the entries that this edge verified and kept, after an epoch. A restore never
+    un-revokes: whoever lost them believes them for the chain and the people's signatures, not for the edge's word.
+    """
 
 class EdgeServiceServicer(metaclass=_abc_1.ABCMeta):
     """From an edge to the gateways."""
@@ -167,5 +175,15 @@ class EdgeServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_revocation_pb2.FollowRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_revocation_pb2.FollowResponse], _abc.AsyncIterator[_revocation_pb2.FollowResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetEntries(
+        self,
+        request: _revocation_pb2.GetEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_revocation_pb2.EntryBatch, _abc.Awaitable[_revocation_pb2.EntryBatch]]:
+        """What the service asks at its start: the entries that this edge verified and kept, after an epoch. A restore never
+        un-revokes: whoever lost them believes them for the chain and the people's signatures, not for the edge's word.
+        """
 
 def add_EdgeServiceServicer_to_server(servicer: EdgeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
