@@ -12,22 +12,12 @@ from vigil.core.statements.bodies import Answer, Decision, Intent, Outcome, Rece
 from vigil.core.statements.envelope import Statement, read
 from vigil.demo.technician import Done
 from vigil.demo.world import PumpAt
-from vigil.errors import STATUS_OF, Reason, Refused, Status
+from vigil.errors import Reason, Refused
 
 PAUSE_S = 0.1
 """At most, between two commands of a technician, and as much more after a refusal: however long an outage lasts, one
 credential stays near the ten commands a second that its quota grants."""
 SUBMIT_S = 8.0
-
-_NOT_NOW = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED)
-FOR_NOW = frozenset(
-    {
-        *(reason for reason, status in STATUS_OF.items() if status in _NOT_NOW),
-        *(Reason.NONCE_EXPIRED, Reason.NONCE_UNKNOWN, Reason.EPOCH_ROLLED_BACK),
-        *(Reason.ATTESTATION_MISSING, Reason.ATTESTATION_STALE),
-    }
-)
-"""With what a technician may be turned away while something is down: a wait lifts each of them."""
 
 
 @dataclass(frozen=True)

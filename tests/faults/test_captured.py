@@ -11,12 +11,14 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
+from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from tests.faults import acts
 from tests.reliability import report
-from tests.support.captured import GATEWAY, SITE, Captured, scribe_of
+from tests.support.captured import GATEWAY, SITE, Captured, promise, scribe_of
 from tests.support.stack import PRESSURE, eventually
 from vigil.api.gateway.v1 import gateway_pb2
+from vigil.api.policy.v1 import policy_pb2
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.cli.records import approve_intent
 from vigil.core.certificates import Kind
@@ -151,6 +153,52 @@ async def test_policy_alone_permits_what_rego_refuses_but_on_record(captured: Ca
     assert (await captured.send(bundle)).outcome == "applied"
     permit = read(bundle.permit, b.Decision).digest
     assert permit in {one.digest for one in await captured.history("decision")}
+
+
+@pytest.mark.holds("captured-policy")
+@pytest.mark.parametrize(
+    "lie", ["silence", "no record", "its own record", "another command", "refused and allowed"]
+)
+async def test_an_honest_gateway_and_pump_take_no_half_permit(
+    captured: Captured, lie: str, injected: Injected
+) -> None:
+    """The decision service that the gateway asks is captured: with its TLS key, and the decision signer's."""
+    decision, before = captured.signer("decision"), await captured.applied()
+
+    async def answer(item: policy_pb2.DecideItem) -> policy_pb2.Decided | None:
+        intent, command = read(item.intent, b.Intent), read(item.command, b.Command)
+        permit = await captured.permit(decision, intent, command)
+        match lie:
+            case "silence":
+                return None
+            case "no record":
+                return policy_pb2.Decided(decision=permit.data)
+            case "its own record":
+                own = promise(decision, intent, permit)
+                return policy_pb2.Decided(
+                    decision=permit.data, recorded=own[-1], statements_recorded=[own[0]]
+                )
+            case "another command":
+                other = (await captured.passed()).permit
+                kept = await captured.keep(other)
+                return policy_pb2.Decided(decision=other, recorded=kept[0])
+        kept = await captured.keep(permit.data)
+        refusal = status_pb2.Status(code=7, message="no")
+        return policy_pb2.Decided(decision=permit.data, recorded=kept[0], refusal=refusal)
+
+    captured.policy.lie, captured.policy.lied = answer, 0
+    try:
+        done = await captured.hand().send(captured.at, PRESSURE, {"occlusion_pressure": 245})
+        reason = done.reason if done.outcome is b.Outcome.REFUSED else ""
+    except Refused as error:
+        reason = error.reason
+    finally:
+        captured.policy.lie = None
+    assert reason in {Reason.POLICY_UNAVAILABLE, *FORGED}, (lie, reason)
+    assert captured.policy.lied == 1
+    injected(1)
+    assert await captured.applied() == before
+    await captured.works(246)
 
 
 @pytest.mark.holds("captured-policy")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.flow import FOR_NOW, Flow
-from tests.support.stack import Issued, Stack, eventually
+from tests.faults.flow import Flow
+from tests.support.stack import FOR_NOW, Issued, Stack, eventually
 from vigil.api.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from vigil.api.identity.v1 import identity_pb2, identity_pb2_grpc
 from vigil.core.certificates import Kind

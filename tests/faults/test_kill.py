@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.faults.flow import FOR_NOW, Flow
-from tests.support.stack import Stack
+from tests.faults.flow import Flow
+from tests.support.stack import FOR_NOW, Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

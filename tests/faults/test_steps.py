@@ -14,11 +14,11 @@ import pytest
 
 from tests.faults import rooms
 from tests.faults.acts import enforced_everywhere, newcomer, revoke_credential, works_again
-from tests.faults.flow import FOR_NOW, Flow
+from tests.faults.flow import Flow
 from tests.faults.harness.power import fleet_pid, switched_off, switched_on
 from tests.faults.harness.shim import SOCKETS, Op, Shim
 from tests.faults.harness.under import shim_of
-from tests.support.stack import Stack, eventually
+from tests.support.stack import FOR_NOW, Stack, eventually
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.core.digest import hex_digest
 from vigil.core.statements.bodies import (

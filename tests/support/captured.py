@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.captured_gateway import TAP
+from tests.support.captured_policy import CapturedPolicy
 from tests.support.small_world import manufactured
-from tests.support.stack import PRESSURE, Stack, eventually
+from tests.support.stack import FOR_NOW, PRESSURE, Stack, eventually
 from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.api.identity.v1 import identity_pb2
@@ -66,6 +67,7 @@ class Captured:
     process: Child
     tap: ControlLine
     home: Path
+    policy: CapturedPolicy
     pump: PumpAt | None = None
 
     @classmethod
@@ -74,12 +76,15 @@ class Captured:
         try:
             folder = DataFolder(stack.home / "captured")
             folder.path.mkdir(mode=0o700)
-            await _open_site(stack, folder)
             home = folder.gateway(GATEWAY)
+            keys = TlsFiles(home / "tls.pem", home / "tls.key", home / "trust.json")
+            policy = CapturedPolicy(onward=lambda: stack.channel(keys, "policy"))
+            await policy.start(service_files(stack, "policy"))
+            await _open_site(stack, folder, policy=policy.address)
             socket = stack.world.sockets / "tap.sock"
             arguments = ["tests.support.captured_gateway", "--config", str(home / "gateway.toml")]
             process = Child(arguments, stack.home / "captured.log", {TAP: str(socket)})
-            captured = cls(stack, process, ControlLine(socket), home)
+            captured = cls(stack, process, ControlLine(socket), home, policy)
             stack.world.hostile, stack.world.tap = process, captured.tap
             await process.start()
             await process.line(seconds=START_S)
@@ -92,6 +97,7 @@ class Captured:
 
     async def stop(self) -> None:
         await self.stack.stop()
+        await self.policy.stop()
 
     async def _people_and_pump(self) -> None:
         world = self.stack.world
@@ -109,7 +115,7 @@ class Captured:
         await fleet.do("rescan", "")
         pump = await enrol_pump(world, self.maker_signer("voucher"), made, site=SITE, fleet=fleet)
         other = replace(self, pump=pump)
-        await eventually(lambda: other.works(200), what="the honest way goes", pause=0.5)
+        await other.works(200)
         return other
 
     async def appoint(self, name: str, *roles: str) -> None:
@@ -140,13 +146,9 @@ class Captured:
         folder = self.stack.world.home / "manufacturer" / "signers"
         return scribe_of(folder / f"{statement}.pem", folder / f"{statement}.key", f"signer/{statement}")
 
-    def service_files(self, name: str) -> TlsFiles:
-        folder = self.stack.folder.path / "pki" / "services" / name
-        return TlsFiles(folder / "tls.pem", folder / "tls.key", self.stack.folder.trust)
-
     def service(self, name: str) -> Scribe:
         """A service's TLS key, put to signing."""
-        files = self.service_files(name)
+        files = service_files(self.stack, name)
         return scribe_of(files.certificate, files.key, f"service/{name}")
 
     def gateway(self) -> Scribe:
@@ -225,7 +227,6 @@ class Captured:
 
         The permit says what an honest one for the same pump said. With ``keep`` the log really has it all.
         """
-        pattern = read((await self.passed()).permit, b.Decision).body
         finisher = executor or requester
         intent = self.intent(
             requester, action, {"occlusion_pressure": 333} if parameters is None else parameters
@@ -237,24 +238,11 @@ class Captured:
             device_id=self.device,
             nonce=await self.nonce(finisher),
         )
-        permit = decision.sign(
-            replace(
-                pattern,
-                command=command.digest,
-                intent=intent.digest,
-                nonce=command.body.nonce,
-                decided_at=SystemClock().now(),
-                action_class=b.ActionClass(action_class),
-                log_size=NEVER,
-                epoch=NEVER,
-                apply_not_after=intent.body.expires,
-            ),
-            subject=f"device/{self.device}",
-        )
+        permit = await self.permit(decision, intent, command, action_class=action_class)
         proofs = (
             await self.keep(intent.data, command.data, permit.data)
             if keep
-            else _promise(recorded, intent, permit)
+            else promise(recorded, intent, permit)
         )
         return gateway_pb2.Bundle(
             intent=intent.data,
@@ -263,6 +251,29 @@ class Captured:
             statements_recorded=[proofs[0]],
             permit_recorded=proofs[-1],
         )
+
+    async def permit(
+        self,
+        decision: Scribe,
+        intent: Statement[b.Intent],
+        command: Statement[b.Command],
+        *,
+        action_class: str = "C",
+    ) -> Statement[b.Decision]:
+        """An allow for this command that says otherwise what an honest one for the same pump said."""
+        pattern = read((await self.passed()).permit, b.Decision).body
+        body = replace(
+            pattern,
+            command=command.digest,
+            intent=intent.digest,
+            nonce=command.body.nonce,
+            decided_at=SystemClock().now(),
+            action_class=b.ActionClass(action_class),
+            log_size=NEVER,
+            epoch=NEVER,
+            apply_not_after=intent.body.expires,
+        )
+        return decision.sign(body, subject=f"device/{self.device}")
 
     async def permitted(self, *, requester: Scribe | None = None, **how: Any) -> gateway_pb2.Bundle:
         """What a captured policy permits, really on record."""
@@ -287,7 +298,7 @@ class Captured:
 
     async def keep(self, *statements: bytes, service: str = "policy") -> list[evidence_pb2.RecordedItem]:
         """Have the real log record statements, with the stolen key of a service that may."""
-        channel = self.stack.channel(self.service_files(service), "evidence")
+        channel = self.stack.channel(service_files(self.stack, service), "evidence")
         async with EvidenceAppender(channel=channel, entropy=os.urandom, streams=1) as appender:
             return await appender.append_all(
                 Record(
@@ -315,11 +326,17 @@ class Captured:
 
         await eventually(heard, what=f"the pump enforces epoch {epoch}")
 
-    async def works(self, pressure: int) -> bool:
-        """The honest way still goes: nobody was stranded."""
-        done = await self.hand().send(self.at, PRESSURE, {"occlusion_pressure": pressure})
-        assert done.outcome is b.Outcome.APPLIED, done.reason
-        return True
+    async def works(self, pressure: int) -> None:
+        """The honest way still goes: nobody was stranded. Waits for what a wait lifts, such as an attestation."""
+
+        async def goes() -> bool:
+            done = await self.hand().send(self.at, PRESSURE, {"occlusion_pressure": pressure})
+            if done.reason in FOR_NOW:
+                return False
+            assert done.outcome is b.Outcome.APPLIED, done.reason
+            return True
+
+        await eventually(goes, what="the honest way goes", pause=0.5)
 
 
 def scribe_of(certificate: Path, key: Path, issuer: str) -> Scribe:
@@ -333,7 +350,13 @@ def scribe_of(certificate: Path, key: Path, issuer: str) -> Scribe:
     )
 
 
-def _promise(
+def service_files(stack: Stack, name: str) -> TlsFiles:
+    """A service's own key and certificate."""
+    folder = stack.folder.path / "pki" / "services" / name
+    return TlsFiles(folder / "tls.pem", folder / "tls.key", stack.folder.trust)
+
+
+def promise(
     recorded: Scribe, intent: Statement[b.Intent], permit: Statement[b.Decision]
 ) -> list[evidence_pb2.RecordedItem]:
     """`recorded` over statements that no log has."""
@@ -349,8 +372,8 @@ def _promise(
     ]
 
 
-async def _open_site(stack: Stack, folder: DataFolder) -> None:
-    """The third site; its gateway's folder lies where `vigil up` does not start it."""
+async def _open_site(stack: Stack, folder: DataFolder, *, policy: str) -> None:
+    """The third site; its gateway's folder lies where `vigil up` does not start it, and takes ``policy`` for policy."""
     world, key = stack.world, new_private_key()
     admin = world.people["admin"]
     site = identity_pb2.Site(
@@ -374,6 +397,7 @@ async def _open_site(stack: Stack, folder: DataFolder) -> None:
         certificate_pem=made.certificate.certificate_pem,
         trust_json=stack.folder.trust.read_text(),
         private_key=key,
+        endpoints={**stack.folder.read_endpoints(), "policy": policy},
     )
     stack.folder.write_endpoints({**stack.folder.read_endpoints(), GATEWAY: address})
     world.gateways[SITE] = GATEWAY

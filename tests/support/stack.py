@@ -38,7 +38,7 @@ from vigil.core.keys import new_private_key
 from vigil.demo.installation import RunningInstallation
 from vigil.demo.technician import Hand
 from vigil.demo.world import PumpAt, World
-from vigil.errors import Refused
+from vigil.errors import STATUS_OF, Reason, Refused, Status
 from vigil.identity import pki
 from vigil.identity.ca import load_issuer
 from vigil.rpc.channel import Channels
@@ -50,6 +50,15 @@ T = TypeVar("T")
 TRUST_DOMAIN: Final = "vigil.internal"
 PUMPS: Final = 4
 PRESSURE: Final = "set-occlusion-pressure"
+_NOT_NOW: Final = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED)
+FOR_NOW: Final = frozenset(
+    {
+        *(reason for reason, status in STATUS_OF.items() if status in _NOT_NOW),
+        *(Reason.NONCE_EXPIRED, Reason.NONCE_UNKNOWN, Reason.EPOCH_ROLLED_BACK),
+        *(Reason.ATTESTATION_MISSING, Reason.ATTESTATION_STALE),
+    }
+)
+"""With what a technician may be turned away while something is down: a wait lifts each of them."""
 PATIENCE_S: Final = 60.0
 """How long a condition may take that holds after a second or two on an idle machine."""
 POLL_S: Final = 0.1
