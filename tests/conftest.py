@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.support.stack import Stack
 
 
-pytest_plugins = ["tests.reliability.plugin"]
+pytest_plugins = ["pytester", "tests.reliability.plugin"]
 
 # Timing decides no test: a busy machine makes an example slow, not wrong.
 settings.register_profile("vigil", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -55,6 +55,7 @@ class Tally:
         self.failed: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.missing: list[str] = []
         self._rows: dict[str, list[str]] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -69,10 +70,24 @@ class Tally:
             self.failed[row] += report.failed
             self.faults[row] += sum(int(str(n)) for name, n in report.user_properties if name == INJECTED)
 
-    def pytest_sessionfinish(self) -> None:
-        shown = [name for name in ROWS if self.passed[name] or self.failed[name]]
-        if not shown:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
             return
+        shown = [name for name in ROWS if self.passed[name] or self.failed[name]]
+        self.missing = [name for name in ROWS if name not in shown]
+        if self.missing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if shown:
+            self._record(shown)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.missing:
+            terminalreporter.write_line(
+                f"No test of this run shows {', '.join(self.missing)} (tests/reliability/rows.py): it fails.",
+                red=True,
+            )
+
+    def _record(self, shown: list[str]) -> None:
         table = [
             {
                 "": "fault" if name in FAULTS else "attacker",
