@@ -250,6 +250,7 @@ OPEN: Final[dict[str, str]] = {
     "ArtifactService/FetchArtifact": "published bytes by digest; a gateway's baselines are tested below",
     "PolicyStatusService/GetPolicyStatus": "ages and a revision",
     "HeadService/AnswerChallenges": "for three services",
+    "EdgeService/GetEntries": "for the revocation service; what every gateway hears",
     "HeadService/ReportAcknowledgements": "for the edge; acknowledgements are signed",
     "EvidenceLogService/Append": "for services; a gateway's site is tested below",
     "EvidenceReadService/GetInclusionProof": "hashes",

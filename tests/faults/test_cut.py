@@ -1,15 +1,27 @@
 """A gateway cut off from the control plane, a pump cut off from its gateway: every wire silent, none closed."""
 
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.acts import alert, is_refused, recorded, works_again
+from tests.faults.acts import (
+    alert,
+    is_refused,
+    recorded,
+    released,
+    technician_of,
+    works_again,
+)
 from tests.faults.wires import Namespace, namespace, relayed, rewired
-from tests.support.stack import Stack, eventually
+from tests.support.stack import PRESSURE, Stack, eventually
+from vigil.cli.signing import sign_intent
+from vigil.core.clock import SystemClock
+from vigil.core.statements.bodies import Mode, Outcome, Receipt
+from vigil.core.statements.envelope import read
 from vigil.demo.relay import Relay
 from vigil.errors import Reason
 
@@ -114,4 +126,68 @@ async def test_cables_of_a_gateway_are_pulled(breakable: Stack, injected: Inject
             injected(2)
             to_hospital.plug()
             await works_again(stack, pump, 246)
+    await stack.calm()
+
+
+@pytest.mark.thorough
+async def test_staged_command_on_a_cut_off_pump_waits_and_is_abandoned(
+    breakable: Stack, injected: Injected
+) -> None:
+    stack = breakable
+    await stack.calm()
+    pump, gateway_id = stack.pumps(stack.first)[0], stack.world.gateways[stack.first]
+    hand = stack.hand(technician_of(stack, pump), pump.site)
+    wire = Relay(stack.address(gateway_id))
+    await pump.fleet.do("dial", pump.name, address=await wire.start(), gateway_id=gateway_id)
+    try:
+        await stack.calm()
+        await released(stack, pump)
+        await works_again(stack, pump, 247)
+        await pump.fleet.do("start-therapy", pump.name)
+        now = SystemClock().now()
+        intent = sign_intent(
+            hand.session.scribe,
+            device_ids=[pump.device_id],
+            action=PRESSURE,
+            parameters={"occlusion_pressure": 248},
+            request_id=os.urandom(16),
+            mode=Mode.IDLE,
+            not_before=now,
+            expires=now + 45_000,
+            work_order="WO-4712",
+        )
+
+        async def staged() -> bool:
+            return (await hand.finish(pump, intent)).outcome is Outcome.STAGED
+
+        await eventually(staged, what="the command is staged", seconds=30, pause=0.5)
+        wire.silence()
+        before = await stack.applied(pump)
+        # Nobody hangs on it any more and it could apply, but for a head that answers its own challenge.
+        await pump.fleet.do("stop-therapy", pump.name)
+        await pump.fleet.do("bedside-release", pump.name)
+
+        async def abandoned() -> bool:
+            return int((await stack.status(pump))["staged_commands"]) == 0
+
+        assert int((await stack.status(pump))["staged_commands"]) == 1
+        await eventually(abandoned, what="the staged command is abandoned", seconds=120, pause=0.5)
+        assert SystemClock().now() >= now + 45_000 - 2_000
+        assert wire.dropped_bytes > 0
+        injected(1)
+        assert await stack.applied(pump) == before
+        wire.speak()
+
+        async def told() -> bool:
+            receipts = [read(one.statement, Receipt).body for one in await stack.history(pump, "receipt")]
+            mine = [one.outcome for one in receipts if one.request_id == intent.body.request_id]
+            return Outcome.ABANDONED in mine and Outcome.APPLIED not in mine
+
+        await eventually(told, what="the record says that it was abandoned", seconds=120)
+        await works_again(stack, pump, 249)
+    finally:
+        address = stack.address(gateway_id)
+        await pump.fleet.do("dial", pump.name, address=address, gateway_id=gateway_id)
+        await released(stack, pump)
+        await wire.stop()
     await stack.calm()

@@ -90,7 +90,8 @@ class PumpRunner:
                     hardware=self._hardware, shared=self._shared, clock=self._clock, entropy=self._entropy
                 )
                 await self._machine_clock.raise_to(self._agent.trust.time.floor)
-            self._started.set()
+            if not self._cycle.is_set():
+                self._started.set()
             await self._serve(self._hardware)
         finally:
             self._started.clear()
@@ -176,7 +177,8 @@ class PumpRunner:
         self._wake.set()
 
     def power_cycle(self) -> None:
-        """Pull the plug and the battery, and put them back."""
+        """Pull the plug and the battery, and put them back; from now on it is off, however long that takes."""
+        self._started.clear()
         self._cycle.set()
         self._wake.set()
 

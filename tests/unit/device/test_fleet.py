@@ -245,6 +245,19 @@ async def test_a_pump_is_enrolled_commanded_and_power_cycled(world: World) -> No
     assert hello.status.patient_state == "unknown"
 
 
+async def test_a_hand_that_follows_a_power_cycle_meets_the_pump_that_came_back(world: World) -> None:
+    await world.enrol()
+    await world.gateway.hear("hello")
+    runner = world.fleet.find("pump-1")
+    before = runner.agent
+    runner.power_cycle()
+    await runner.started()
+    assert runner.agent is not before
+    await world.hands.do("bedside-release", pump="pump-1")
+    assert (await world.gateway.hear("hello")).boot_count == 2
+    assert (await world.hands.do("status", pump="pump-1"))["patient_state"] == "disconnected"
+
+
 async def test_a_pump_is_unplugged_treats_its_patient_and_comes_back(world: World) -> None:
     await world.enrol()
     await world.gateway.hear("hello")
