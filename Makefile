@@ -25,7 +25,7 @@ run: install ## Run the demonstration: every promise, shown
 
 test: install-dev ## Check everything: lint, then all tests
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -n 3 --dist loadgroup --no-loadscope-reorder
 
 lint: install-dev ## Style, types, contracts, policies, import rules, generated code
 	@bash deploy/tools/lint.sh
