@@ -72,10 +72,19 @@ def not_in_scope() -> Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class _Path:
-    """A field of a request, by the numbers of its descriptors from the outside in."""
+class _Field:
+    """What of a field's descriptor each message is read by."""
 
-    fields: tuple[FieldDescriptor, ...]
+    name: str
+    is_repeated: bool
+    has_presence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """A field of a request, from the outside in."""
+
+    fields: tuple[_Field, ...]
 
     def values(self, message: Message) -> list[str]:
         """Every value present in the message."""
@@ -141,27 +150,28 @@ class MethodAccess:
 class Scope:
     """What one call may name; narrows with every message."""
 
-    __slots__ = ("_caller", "_first", "_rules")
+    __slots__ = ("_caller", "_first", "_rules", "obliged")
 
     def __init__(self, *, caller: Identity, rules: tuple[CallerRule, ...] | None) -> None:
         self._caller = caller
         self._rules = rules
         self._first = True
+        self.obliged = self._obliged()
+        """Whether every rule that still admits this call leaves the scope to the handler."""
 
     def check(self, message: Message) -> None:
         """Hold one message of the request against the caller's scope. Raises NOT_IN_SCOPE."""
         if self._rules is not None:
             first = self._first
-            self._rules = tuple(
-                rule for rule in self._rules if rule.covers(self._caller, message, first=first)
-            )
-            if not self._rules:
+            rules = tuple(rule for rule in self._rules if rule.covers(self._caller, message, first=first))
+            if len(rules) < len(self._rules):
+                self._rules = rules
+                self.obliged = self._obliged()
+            if not rules:
                 raise not_in_scope()
         self._first = False
 
-    @property
-    def obliged(self) -> bool:
-        """Whether every rule that still admits this call leaves the scope to the handler."""
+    def _obliged(self) -> bool:
         return bool(self._rules) and all(rule.obliges(self._caller) for rule in self._rules or ())
 
 
@@ -200,7 +210,14 @@ def _callers(path: str, method: MethodDescriptor) -> Iterator[CallerRule]:
             kind,
             tuple(caller.roles),
             caller.rule,
-            _Path(tuple(_resolve(path, method.input_type, caller.field))) if needs_field else None,
+            _Path(
+                tuple(
+                    _Field(field.name, field.is_repeated, field.has_presence)
+                    for field in _resolve(path, method.input_type, caller.field)
+                )
+            )
+            if needs_field
+            else None,
         )
 
 
@@ -216,7 +233,7 @@ def _resolve(path: str, message: Descriptor | None, field: str) -> Iterator[Fiel
         raise ContractError(f"{path} names a field {field} that is not a text")
 
 
-def _values(message: Message, fields: tuple[FieldDescriptor, ...], *, inside_repeated: bool) -> Iterable[str]:
+def _values(message: Message, fields: tuple[_Field, ...], *, inside_repeated: bool) -> Iterable[str]:
     field, rest = fields[0], fields[1:]
     value = getattr(message, field.name)
     if field.is_repeated:
