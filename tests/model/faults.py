@@ -114,8 +114,9 @@ class Faults:
         ended = asyncio.Event()
 
         def kill() -> None:
+            # What the dead process would schedule never runs: the world is told in its own turn.
+            self.world.loop.on(self.world.loop.world, ended.set)
             self.world.kill(host)
-            ended.set()
 
         self.world.disks[host].crash = (self.random.randrange(1, 4), before, kill)
         await self._when(ended, host, f" {'before' if before else 'after'} a commit")
@@ -131,12 +132,12 @@ class Faults:
         def tap(source: str, target: str, request: bool, _data: bytes) -> None:
             nonlocal left, victim
             host = source if sender else target
-            if ended.is_set() or request is not wanted or host not in HOSTS:
+            if victim or request is not wanted or host not in HOSTS:
                 return
             left -= 1
             if left <= 0 and self.world.running(host):
                 victim = host
-                ended.set()
+                self.world.loop.on(self.world.loop.world, ended.set)
                 self._disturb(host, self.until - self.world.loop.time())
                 # In the middle of a step of its own it cannot be taken away; right after it, it is.
                 self.world.loop.on_later(self.world.loop.world, 0.0, self.world.kill, host)

@@ -68,6 +68,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.node = self.world
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
+        self.ends_at = float("inf")
+        """When whatever is to happen must have happened."""
         self._now = START_S
         self._timers: list[tuple[float, int, Node, asyncio.TimerHandle]] = []
         self._numbers = itertools.count()
@@ -195,6 +197,8 @@ class SimLoop(asyncio.BaseEventLoop):
         if not timers:
             raise StuckError("nothing is left to happen")
         self._now = max(self._now, timers[0][0])
+        if self._now > self.ends_at:
+            raise StuckError(f"it did not end within {self.ends_at - START_S:.1f} s")
         while timers and timers[0][0] <= self._now:
             _, _, node, handle = heapq.heappop(timers)
             if not (handle._cancelled or node.dead):

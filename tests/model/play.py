@@ -1,5 +1,6 @@
 """Plays schedules, each in a forked process: all begin from the very same memory and leave nothing behind."""
 
+import ctypes
 import json
 import logging
 import os
@@ -15,11 +16,11 @@ from typing import Any, Final
 import structlog
 
 from tests.model.golden import Golden
-from tests.model.loop import StuckError
 from tests.model.mutants import MUTANTS
 from tests.model.schedule import Schedule
 
 PIECE: Final = 1 << 16
+PR_SET_PDEATHSIG: Final = 1
 LONGEST_S: Final = 240
 """Of real time, for one schedule; it takes about one second."""
 
@@ -65,11 +66,13 @@ def _begin(golden: Golden, seed: int, folder: Path, mutant: str) -> tuple[int, i
     """Start one schedule; its pid, and where its outcome is read."""
     reading, writing = os.pipe()
     sys.stdout.flush()
+    parent = os.getpid()
     child = os.fork()
     if child:
         os.close(writing)
         return child, reading
     try:
+        die_with(parent)
         os.close(reading)
         signal.signal(signal.SIGALRM, _ran_away)
         signal.alarm(LONGEST_S)
@@ -83,8 +86,17 @@ def _begin(golden: Golden, seed: int, folder: Path, mutant: str) -> tuple[int, i
         os._exit(0)
 
 
+def die_with(parent: int) -> None:
+    """End when the process that asked for this schedule ends (prctl(2)): it would play to its end for nobody."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _ran_away(*_: object) -> None:
-    raise StuckError(f"more than {LONGEST_S} s: {''.join(traceback.format_stack(limit=6))}")
+    """End here and now: an exception would be somebody's in the middle of a callback."""
+    sys.stderr.write(f"more than {LONGEST_S} s:\n{''.join(traceback.format_stack(limit=12))}")
+    os._exit(1)
 
 
 def _end(seed: int, child: int, text: bytes, folder: Path) -> dict[str, Any]:

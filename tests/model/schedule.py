@@ -14,13 +14,15 @@ from tests.model.actors import Order, Person, gateway_of, orders, safety_orders
 from tests.model.faults import Faults, hand
 from tests.model.golden import Golden
 from tests.model.ledger import Ledger
-from tests.model.loop import StuckError
+from tests.model.loop import SimTask, StuckError
 from tests.model.world import DIALS, PUMPS
 from vigil.core.statements import bodies as b
 
 SHORTEST_S, LONGEST_S = 6.0, 25.0
 CONVERGE_S: Final = 90.0
 """Longer than the longest pauses of all clients together: spools 15 s, links of pumps 15 s, replicas 5 s."""
+PATIENCE_S: Final = 300.0
+"""Of virtual time, past the end of the trouble: longer than every deadline of every call, one after the other."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Schedule:
         try:
             loop.run_until_complete(self._everything())
         except StuckError as error:
-            ledger.found("sound", str(error))
+            ledger.found("converges", f"{error}; still under way: {self._under_way()}")
         except Exception:  # noqa: BLE001 - shown with its seed, as any finding is
             ledger.found("sound", traceback.format_exc())
         for error in loop.errors:
@@ -88,9 +90,23 @@ class Schedule:
             hashlib.sha256("\n".join(ledger.trace).encode()).hexdigest()[:16],
         )
 
+    def _under_way(self) -> str:
+        """What people and the schedule itself still wait for."""
+        nodes = {self.world.loop.world, *(person.node for person in self.people.values())}
+        stacks = []
+        for task in asyncio.all_tasks(self.world.loop):
+            if isinstance(task, SimTask) and task.node in nodes:
+                frames, awaited = [], task.get_coro()
+                while awaited is not None and (frame := getattr(awaited, "cr_frame", None)) is not None:
+                    frames.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+                    awaited = getattr(awaited, "cr_await", None)
+                stacks.append(f"{task.node.name}: {' > '.join(frames)}")
+        return "; ".join(sorted(stacks)) or "nothing of theirs"
+
     async def _everything(self) -> None:
         random, loop = self.random, self.world.loop
         length = random.uniform(SHORTEST_S, LONGEST_S)
+        loop.ends_at = loop.time() + length + PATIENCE_S
         faults = Faults(self.world, self.ledger, Random(f"faults {self.seed}"), loop.time() + length)
         for pump in PUMPS:
             hand(self.world, pump, begin=random.random() < 0.2)
@@ -113,10 +129,12 @@ class Schedule:
             task = loop.create_task(work)
 
             def ended(task: "asyncio.Task[None]") -> None:
-                if task.exception() is None:
-                    done.set_result(None)
+                if task.cancelled():
+                    done.set_exception(RuntimeError(f"the work of {name} was cancelled"))
+                elif (error := task.exception()) is not None:
+                    done.set_exception(error)
                 else:
-                    done.set_exception(task.exception() or RuntimeError())
+                    done.set_result(None)
 
             task.add_done_callback(ended)
 

@@ -1,4 +1,4 @@
-"""A few hundred schedules find nothing, a seed replays, and what is broken on purpose is found."""
+"""Some schedules find nothing, a seed replays, and what is broken on purpose is found."""
 
 import os
 import subprocess
@@ -11,9 +11,9 @@ import pytest
 from tests.model.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
-SCHEDULES = 25
-FOUND_BEFORE = (7, 13, 17)
-"""Seeds that found defects, now mended: devices that were not told, receipts that were lost, a flash that failed."""
+SCHEDULES = 18
+"""Up to seed 17: among them are those that found defects, now mended. 7: devices that were not told; 13: receipts that
+were lost; 17: a pump that tried without a pause what its failing flash refused."""
 
 
 def model(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,10 +33,12 @@ def count(output: str, name: str) -> int:
     return int(line.split()[0].replace(",", ""))
 
 
-@pytest.mark.thorough
+@pytest.mark.holds(
+    "killed-between-steps", "storage-failures", "cut-off", "swallowed-receipt", "even-delay", "clock-steps"
+)
 @pytest.mark.timeout(900)
 def test_schedules_with_crashes_cuts_and_failing_disks_break_nothing(injected: Callable[[int], None]) -> None:
-    ran = model("--schedules", str(SCHEDULES))
+    ran = model("--first", "0", "--schedules", str(SCHEDULES))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     faults = [count(ran.stdout, name) for name in ("crashes", "cuts", "slow links", "disk faults")]
     # The faults happened, and work was done under them.
@@ -49,7 +51,7 @@ def test_schedules_with_crashes_cuts_and_failing_disks_break_nothing(injected: C
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_a_seed_replays_in_another_process() -> None:
-    once, again = (model("--seed", str(FOUND_BEFORE[0])).stdout for _ in range(2))
+    once, again = (model("--seed", "7").stdout for _ in range(2))
     assert once == again
     assert "everything heals" in once
 

@@ -27,6 +27,8 @@ LINK_FILE: Final = "link.json"
 """In a pump's folder: its own gateway, before the one that its process was told."""
 WATCHDOG_S: Final = 1.0
 """The pause before a pump whose agent failed is started again."""
+REFUSED_PAUSE_S: Final = 1.0
+"""The pause before what a failing flash refused is tried again."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -127,10 +129,12 @@ class PumpRunner:
                 if task is not None and task.done():
                     task.result()
                 self._wake.clear()
-                self._tick(agent, link)
+                ticked = self._tick(agent, link)
                 if agent.restart_wanted:
                     return
-                self._sleeps_until = agent.next_due()
+                # What a failing flash refused is due still, and is not tried without a pause.
+                soonest = 0.0 if ticked else self._clock.monotonic() + REFUSED_PAUSE_S
+                self._sleeps_until = max(soonest, agent.next_due())
                 delay = max(0.0, self._sleeps_until - self._clock.monotonic())
                 # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake.
                 with contextlib.suppress(TimeoutError):
@@ -145,11 +149,14 @@ class PumpRunner:
         if agent.restart_wanted or agent.next_due() < self._sleeps_until:
             self._wake.set()
 
-    def _tick(self, agent: DeviceAgent, link: Link) -> None:
+    def _tick(self, agent: DeviceAgent, link: Link) -> bool:
+        """Do what is due; whether it could be done."""
         try:
             link.send(agent.tick())
         except Refused as error:
             _LOG.warning("%s: %s", self.name, error)
+            return False
+        return True
 
     # --- what is done to it
 
