@@ -1,6 +1,7 @@
 """The way into the evidence log: `EvidenceAppender` waits for the record, `EvidenceSpool` sends it afterwards."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -40,6 +41,8 @@ GATHER_S: Final = 0.05
 """What is put meanwhile leaves together: one read, one message, one commit at either end."""
 FIRST_PAUSE: Final = 0.2
 LAST_PAUSE: Final = 10.0
+LOOK_AGAIN_S: Final = 5.0
+"""A commit of which nobody heard, since the disk failed while it was made, wakes nobody."""
 
 _UNKNOWN_OUTCOME = frozenset(
     {
@@ -295,7 +298,9 @@ class EvidenceSpool:
                 continue
             pause = FIRST_PAUSE
             if not moved:
-                await self._wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        await self._wake.wait()
                 await asyncio.sleep(GATHER_S)
 
     async def _forward(self) -> int:

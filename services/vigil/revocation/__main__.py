@@ -124,6 +124,7 @@ async def _serve(
     async with lease.turn:
         await root_steps.enter(read_folder(config.root_statements))
     process.log.info("chain", era=chain.state.era, epoch=chain.state.epoch, chain=chain.state.chain.hex())
+    process.supervise("chain", chain.follow())
     process.supervise("spool", spool.run())
     if config.redis_url:
         publisher = Publisher(client=bus(config.redis_url), signer=signer, metrics=process.metrics)

@@ -1,14 +1,17 @@
 """The chain in memory, as it is durable: its newest position, its effects, its newest entries."""
 
+import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
 from vigil.core.revocations import EMPTY_CHAIN, Entry, RevocationState
-from vigil.errors import Reason
+from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.storage import Database
 
@@ -18,6 +21,10 @@ BATCH: Final = 1_000
 """Entries of one answer."""
 BATCH_BYTES: Final = 2 << 20
 """An answer stops growing here: one more entry still fits into a gRPC message of 4 MiB."""
+
+FOLLOW_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
 
 Values = list[tuple[int, bytes]]
 
@@ -86,10 +93,31 @@ class Chain:
         self._listeners.append(listener)
 
     def taken(self, value: bytes) -> None:
-        """A step became durable."""
+        """A step became durable. One that is known changes nothing, one after a gap waits for ``follow``."""
+        if entry_of(value).epoch != self.state.epoch + 1:
+            return
         self._take(value)
         for listener in self._listeners:
             listener(self.state.epoch, value)
+
+    async def follow(self) -> None:
+        """Until cancelled, take what is durable and nobody heard of: a disk may fail in the middle of a commit, say
+        that nothing was written, and have written it all the same (ARCHITECTURE 8, invariant 4).
+        """
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                await self.catch_up()
+            except Refused as refusal:
+                _log.warning("the chain cannot be read: %s", refusal)
+
+    async def catch_up(self) -> None:
+        """Take what the database holds beyond memory. Raises STORAGE_UNAVAILABLE."""
+        known = -1
+        while known < self.state.epoch:
+            known = self.state.epoch
+            for _, value in await self._database.read(partial(store.values_after, epoch=known, limit=BATCH)):
+                self.taken(value)
 
     def _take(self, value: bytes) -> None:
         entry = entry_of(value)
