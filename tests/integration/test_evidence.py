@@ -297,7 +297,7 @@ async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) 
     killed_under_load = 0
     for round_ in range(4):
         await crowd.until(len(crowd.acknowledged) + 40 + chance.randrange(200))
-        while len(crowd.sent) == len(crowd.acknowledged):
+        while len(crowd.sent) == len(crowd.acknowledged):  # noqa: ASYNC110 - it tells of answers, not of what it sends
             # Killed with nothing under way it would show nothing.
             await asyncio.sleep(0)
         before = len(crowd.sent) - len(crowd.acknowledged)
