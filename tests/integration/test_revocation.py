@@ -281,7 +281,11 @@ async def test_claims_about_epochs_that_never_were_strand_nobody(world: World) -
     metrics = world.running["revocation"].process.metrics
     name = "vigil_revocation_acknowledgements_ignored_total"
     await until(lambda: (metrics.get_sample_value(name, {"reason": "EPOCH_ROLLED_BACK"}) or 0) >= 3)
-    assert [one.epoch for one in (await coverage(world)).gateways] == [1]
+    found = await coverage(world)
+    while not found.enforcing:
+        await asyncio.sleep(0.02)
+        found = await coverage(world)
+    assert [one.epoch for one in found.gateways] == [1]
     await liar.stop()
     channel = world.channel(world.pki.gateway("gateway-3"), "edge")
     call: Any = revocation_pb2_grpc.EdgeServiceStub(channel).Follow()  # type: ignore[no-untyped-call]
