@@ -1,5 +1,7 @@
 """The attestation service: ``python -m vigil.attestation --config FILE``."""
 
+from collections.abc import Mapping
+
 from vigil.api.attestation.v1 import attestation_pb2_grpc
 from vigil.api.feed.v1 import feed_pb2_grpc
 from vigil.attestation import store
@@ -7,11 +9,9 @@ from vigil.attestation.config import AttestationConfig
 from vigil.attestation.replicas import Devices, ReferenceValues
 from vigil.attestation.service import Attestation, Results
 from vigil.attestation.servicer import AttestationServicer
-from vigil.core.certificates import ChainVerifier, Kind, load_pair
 from vigil.core.clock_confirmation import start_time
 from vigil.core.signing_clock import SigningTime
-from vigil.core.statements.envelope import Scribe
-from vigil.errors import Reason, refused
+from vigil.core.statements.opened import open_signer
 from vigil.feed import FeedServicer, Outbox, Replica
 from vigil.feed.evidence import EvidenceAppender, EvidenceSpool
 from vigil.feed.trust import CurrentVerifier, RevokedCallers
@@ -23,21 +23,24 @@ from vigil.rpc.tls import TlsWatcher
 from vigil.storage import Disk, open_database
 
 
-def open_scribe(
-    config: AttestationConfig, process: Process, verifier: ChainVerifier, *, clock: SigningTime
-) -> Scribe:
-    """The signer of results. Raises CERTIFICATE_INVALID when its certificate was made for something else."""
-    pair = load_pair(config.signer_certificate, config.signer_key)
-    signer = verifier.verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
-    if not signer.may_sign("result"):
-        raise refused(Reason.CERTIFICATE_INVALID, "The signer's certificate was not made for `result`.")
-    return Scribe(
-        signer=pair.signer,
-        issuer=f"{signer.kind}/{signer.id}",
-        clock=clock,
-        entropy=process.entropy,
-        numbered=True,
-    )
+def follow_neighbours(
+    config: AttestationConfig,
+    process: Process,
+    channels: Channels,
+    views: Mapping[str, Devices | ReferenceValues],
+) -> None:
+    """Keep what identity and release tell, each in its view."""
+    for name, view in views.items():
+        channel = channels.service(config.peer(name), name)
+        replica = Replica(
+            channel_factory=lambda channel=channel: channel,  # type: ignore[misc]
+            name=name,
+            clock=process.clock,
+            entropy=process.entropy,
+            on_change=view.changed,
+            on_reset=view.reset,
+        )
+        process.supervise(f"replica-{name}", replica.run())
 
 
 async def serve(config: AttestationConfig, process: Process, *, disk: Disk = open_database) -> None:
@@ -50,17 +53,7 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         tls=config.tls, trust_domain=config.trust_domain, clock=clock, network=process.network
     )
     devices, references = Devices(), ReferenceValues(verifier=verifier)
-    for name, view in (("identity", devices), ("release", references)):
-        channel = channels.service(config.peer(name), name)
-        replica = Replica(
-            channel_factory=lambda channel=channel: channel,  # type: ignore[misc]
-            name=name,
-            clock=clock,
-            entropy=entropy,
-            on_change=view.changed,
-            on_reset=view.reset,
-        )
-        process.supervise(f"replica-{name}", replica.run())
+    follow_neighbours(config, process, channels, {"identity": devices, "release": references})
     revocation = channels.service(config.peer("revocation"), "revocation")
     revoked = RevokedCallers(
         channel_factory=lambda: revocation, verifier=verifier, clock=clock, entropy=entropy
@@ -75,6 +68,7 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         config.confirmations, verifier(), durable=database.read_now(store.newest_time), now=clock.now()
     )
     signing_time = SigningTime(clock=clock, durable=durable)
+    signer = open_signer(config.signer_certificate, config.signer_key, "result", verifier(), at=clock.now())
     attestation = Attestation(
         database=database,
         outbox=outbox,
@@ -83,7 +77,7 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         devices=devices,
         references=references,
         revoked=revoked.refusal,
-        scribe=open_scribe(config, process, verifier(), clock=signing_time),
+        scribe=signer.scribe(clock=signing_time, entropy=entropy),
         clock=clock,
         on_stored=signing_time.stored,
         entropy=entropy,

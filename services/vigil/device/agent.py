@@ -25,6 +25,7 @@ from vigil.device.messages import Incoming, Outgoing
 from vigil.device.nonces import NonceBook
 from vigil.device.state import DeviceState
 from vigil.device.trust import SharedTrust, Trust
+from vigil.device.unconfirmed import Unconfirmed
 from vigil.errors import Reason, Refused, refused
 
 CHALLENGE_S: Final = 1.0
@@ -33,8 +34,6 @@ STAGED_S: Final = 0.5
 """How often staged commands are looked at."""
 DOWNLOAD_S: Final = 10.0
 """How long a piece of an artifact may take before it is asked for again."""
-SAY_AGAIN_S: Final = 10.0
-"""How long receipts wait for the gateway's word that it keeps them, before they are sent again."""
 SAVE_AGAIN_S: Final = 1.0
 """How soon revocations that the flash did not take are written again."""
 FLOOR_S: Final = 600.0
@@ -102,7 +101,7 @@ class DeviceAgent:
         self._renew_due = 0.0
         self._save_due = 0.0
         self._floor_due = self._started + FLOOR_S
-        self._in_flight: dict[bytes, tuple[int, float]] = {}
+        self._unconfirmed = Unconfirmed(clock=clock)
         self._asked: tuple[tuple[bytes, int], float] | None = None
         self.reconnect_wanted = False
         hardware.pump.on_change = self._changed
@@ -143,7 +142,7 @@ class DeviceAgent:
         self._online = False
         self._attester.lost()
         # What was said last may not have arrived: it is said again.
-        self._in_flight.clear()
+        self._unconfirmed.clear()
         self._executor.news = True
 
     def handle(self, message: Incoming) -> list[Outgoing]:
@@ -179,7 +178,8 @@ class DeviceAgent:
                 self._status_due = now + self._status_every
                 self._show_status = True
             out += self._save_revocations(now)
-            self._say_again(now)
+            # What nobody has confirmed, though the link is up, the gateway could not keep: it is said again.
+            self._executor.news |= self._unconfirmed.give_up()
             out += self._news()
         return out
 
@@ -293,7 +293,7 @@ class DeviceAgent:
             # A reading changes nothing that is shown but a count, which the next status tells.
             self._show_status |= verdict.staged or verdict.action.effect is not Effect.DIAGNOSE
             receipts = self._executor.run(verdict)
-            self._in_flight[request_id] = (len(receipts), self._clock.monotonic())
+            self._unconfirmed.leave(request_id, len(receipts))
             return messages.Receipts(message.call_id, receipts)
         except Refused as error:
             return messages.Receipts(message.call_id, error=error)
@@ -388,10 +388,9 @@ class DeviceAgent:
         out: list[Outgoing] = []
         if self._executor.news:
             self._executor.news = False
-            now = self._clock.monotonic()
             for request_id, receipts in self._journal.unsent():
-                if self._in_flight.get(request_id, (0, 0.0))[0] < len(receipts):
-                    self._in_flight[request_id] = (len(receipts), now)
+                if self._unconfirmed.count(request_id) < len(receipts):
+                    self._unconfirmed.leave(request_id, len(receipts))
                     out.append(messages.Receipts(0, receipts))
                     self._show_status = True
         if self._show_status:
@@ -403,15 +402,7 @@ class DeviceAgent:
         """The gateway has them on its disk: they need not be said again."""
         with self._hardware.store.transaction():
             self._journal.sent(message.request_id, up_to=message.up_to)
-        if self._in_flight.get(message.request_id, (0, 0.0))[0] <= message.up_to:
-            self._in_flight.pop(message.request_id, None)
-
-    def _say_again(self, now: float) -> None:
-        """Receipts that nobody has confirmed, though the link is up: the gateway could not keep them."""
-        for request_id, (_, since) in list(self._in_flight.items()):
-            if now - since >= SAY_AGAIN_S:
-                del self._in_flight[request_id]
-                self._executor.news = True
+        self._unconfirmed.keep(message.request_id, up_to=message.up_to)
 
     def _save_revocations(self, now: float) -> list[Outgoing]:
         """What is enforced from memory, because the flash did not take it, is written as soon as it does."""

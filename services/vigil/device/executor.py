@@ -301,8 +301,7 @@ class Executor:
         """Device check 10: sign once, keep the bytes; the log holds the receipt's digest.
 
         ``answered``: it leaves as the answer to the bundle; any other one waits for a link. Either is said again until
-        a gateway has kept it. ``number``: where it is
-        known without looking.
+        a gateway has kept it. ``number``: where it is known without looking.
         """
         if number is None:
             number = len(self._journal.receipts(row.request_id)) + 1

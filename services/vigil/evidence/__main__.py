@@ -5,10 +5,9 @@ import asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vigil.api.evidence.v1 import evidence_pb2_grpc
-from vigil.core.certificates import ChainVerifier, Kind, load_pair
+from vigil.core.certificates import ChainVerifier
 from vigil.core.clock_confirmation import confirmed_time, read_folder
-from vigil.core.statements.envelope import Scribe
-from vigil.errors import Reason, refused
+from vigil.core.statements.opened import open_signer
 from vigil.evidence import store
 from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
@@ -35,21 +34,14 @@ def open_sequencer(
     metrics: LogMetrics,
 ) -> Sequencer:
     """Wire the log's writer. Raises CERTIFICATE_INVALID when the key is not for signing `recorded`."""
-    pair = load_pair(config.signer_certificate, config.signer_key)
-    signer = verifier().verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
-    if not signer.may_sign("recorded"):
-        raise refused(Reason.CERTIFICATE_INVALID, "The signer's certificate was not made for `recorded`.")
+    signer = open_signer(
+        config.signer_certificate, config.signer_key, "recorded", verifier(), at=process.clock.now()
+    )
     return Sequencer(
         database=database,
         signers=Signers(database=database, verifier=verifier),
-        scribes=lambda: Scribe(
-            signer=pair.signer,
-            issuer=f"{signer.kind}/{signer.id}",
-            clock=process.clock,
-            entropy=process.entropy,
-            numbered=True,
-        ),
-        recorded_chain=pair.chain_der,
+        scribes=lambda: signer.scribe(clock=process.clock, entropy=process.entropy),
+        recorded_chain=signer.pair.chain_der,
         origin=origin_of(config.trust_domain),
         clock=process.clock,
         metrics=metrics,
@@ -79,9 +71,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         first_start=database.read_now(store.load_checkpoint) is None,
         generate=Ed25519PrivateKey.generate,
     )
-    checkpointer = Checkpointer(
-        database=database, sequencer=sequencer, key=key, clock=process.clock, metrics=metrics
-    )
+    checkpointer = Checkpointer(database=database, sequencer=sequencer, key=key, metrics=metrics)
     reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection
 
 from vigil.core.certificates import Identity
-from vigil.core.clock import Clock
 from vigil.core.digest import DIGEST_BYTES
 from vigil.core.keys import load_private_key, store_private_key
 from vigil.errors import Reason, Refused, refused
@@ -83,13 +82,10 @@ class LogKey:
 class Checkpointer:
     """Signs checkpoints that only go forward. Raises LogDamagedError if another key signed the newest one."""
 
-    def __init__(
-        self, *, database: Database, sequencer: Sequencer, key: LogKey, clock: Clock, metrics: LogMetrics
-    ) -> None:
+    def __init__(self, *, database: Database, sequencer: Sequencer, key: LogKey, metrics: LogMetrics) -> None:
         self._database = database
         self._sequencer = sequencer
         self._key = key
-        self._clock = clock
         self._metrics = metrics
         self._signing = asyncio.Lock()
         self._newest = database.read_now(store.load_checkpoint)

@@ -47,7 +47,7 @@ from vigil.evidence.domain import (
     root_and_paths,
 )
 from vigil.storage import add_missing_rows, insert_rows
-from vigil.storage.rows import REPEATABLE, run
+from vigil.storage.rows import compiled, run
 
 METADATA = MetaData()
 _KEYS_A_QUERY: Final = 400
@@ -218,7 +218,6 @@ _HEAD = (
     .where(SUBJECT_RECORD.c.subject == bindparam("subject"))
     .order_by(SUBJECT_RECORD.c.number.desc())
 )
-_PLACES = select(ENTRY.c.digest, ENTRY.c.idx).where(ENTRY.c.digest.in_(bindparam("digests", expanding=True)))
 _ENTRY = (
     select(ENTRY, STATEMENT.c.data)
     .outerjoin(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
@@ -264,42 +263,34 @@ def load_heads(connection: Connection, subjects: Iterable[str]) -> dict[str, Sub
     heads = {}
     sql = _head_sql(connection.dialect)
     for subject in subjects:
-        if sql is None:
-            row = connection.execute(_HEAD.limit(1), {"subject": subject}).one_or_none()
-        else:
-            row = run(connection, sql, (subject,)).fetchone()
+        row = run(connection, sql, (subject,)).fetchone()
         if row is not None:
             heads[subject] = SubjectHead(row[0], leaf_hash(row[1]))
     return heads
 
 
 @cache
-def _head_sql(dialect: Dialect) -> str | None:
+def _head_sql(dialect: Dialect) -> str:
     """The look-up of a head, compiled once: a fleet's first records ask for every one of it."""
-    return str(_HEAD.compile(dialect=dialect)) if dialect.paramstyle in REPEATABLE else None
+    return compiled(_HEAD, dialect)
 
 
 def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
     """Find the log index of each statement that is on record."""
     found: dict[bytes, int] = {}
-    sql = _digests_sql(connection.dialect)
+    head, placeholder = _digests_sql(connection.dialect)
     for page in _pages(digests):
-        if sql is None:
-            rows = connection.execute(_PLACES, {"digests": page})
-        else:
-            places = ", ".join((sql[1],) * len(page))
-            rows = run(connection, f"{sql[0]} IN ({places})", tuple(page))
+        places = ", ".join((placeholder,) * len(page))
+        rows = run(connection, f"{head} IN ({places})", tuple(page))
         found |= {digest: index for digest, index in rows}  # noqa: C416 - rows are tuples of another type
     return found
 
 
 @cache
-def _digests_sql(dialect: Dialect) -> tuple[str, str] | None:
-    """The look-up up to its list, and one placeholder; None where placeholders are numbered or named."""
-    if dialect.paramstyle not in REPEATABLE:
-        return None
+def _digests_sql(dialect: Dialect) -> tuple[str, str]:
+    """The look-up up to its list, and one placeholder."""
     one = select(ENTRY.c.digest, ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
-    head, _, placeholder = str(one.compile(dialect=dialect)).rpartition(" = ")
+    head, _, placeholder = compiled(one, dialect).rpartition(" = ")
     return head, placeholder
 
 

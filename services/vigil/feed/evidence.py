@@ -1,7 +1,6 @@
 """The way into the evidence log: `EvidenceAppender` waits for the record, `EvidenceSpool` sends it afterwards."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,7 +28,7 @@ from vigil.api.evidence.v1.evidence_pb2 import AppendItem, AppendOutcome, Record
 from vigil.core.clock import Entropy
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.streams import Exchange
-from vigil.storage import Database, after_commit, at_commit, delete_keys, insert_rows
+from vigil.storage import Database, after_commit, at_commit, delete_keys, insert_rows, news
 
 LARGE: Final = 48 * 1024
 """Bytes of an item that travels on a stream of its own: 64 smaller ones fit into one message of 4 MiB."""
@@ -41,8 +40,6 @@ GATHER_S: Final = 0.05
 """What is put meanwhile leaves together: one read, one message, one commit at either end."""
 FIRST_PAUSE: Final = 0.2
 LAST_PAUSE: Final = 10.0
-LOOK_AGAIN_S: Final = 5.0
-"""A commit of which nobody heard, since the disk failed while it was made, wakes nobody."""
 
 _UNKNOWN_OUTCOME = frozenset(
     {
@@ -298,9 +295,7 @@ class EvidenceSpool:
                 continue
             pause = FIRST_PAUSE
             if not moved:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        await self._wake.wait()
+                await news(self._wake)
                 await asyncio.sleep(GATHER_S)
 
     async def _forward(self) -> int:

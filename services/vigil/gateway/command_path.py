@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
-
 from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.api.policy.v1 import policy_pb2
@@ -123,7 +121,6 @@ class CommandPath:
             share=SHARE_OF_CREDENTIAL,
         )
         self._running: dict[bytes, asyncio.Task[gateway_pb2.SubmitCommandResponse]] = {}
-        self._log = structlog.get_logger("vigil.gateway.commands")
 
     # --- prepare
 

@@ -1,7 +1,6 @@
 """What the registry of devices hears from this gateway: sightings, and receipts of safety actions, spooled."""
 
 import asyncio
-import contextlib
 from typing import Final
 
 import structlog
@@ -13,13 +12,11 @@ from vigil.core.statements.bodies import Effect
 from vigil.errors import Reason, Refused
 from vigil.gateway import store
 from vigil.rpc import status
-from vigil.storage import Database, after_commit
+from vigil.storage import Database, after_commit, news
 
 PAGE: Final = 64
 CALL_S: Final = 5.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 10.0
-LOOK_AGAIN_S: Final = 5.0
-"""A commit of which nobody heard, since the disk failed while it was made, wakes nobody."""
 MAX_SIGHTINGS: Final = 4_096
 
 REPORTED: Final = frozenset({Effect.QUARANTINE, Effect.RELEASE_QUARANTINE, Effect.HOLD, Effect.LIFT_HOLD})
@@ -90,9 +87,7 @@ class Reports:
                 continue
             pause = FIRST_PAUSE_S
             if not moved:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        await self._wake.wait()
+                await news(self._wake)
 
     async def _forward(self) -> bool:
         """Send what waits; answers whether anything did. Raises a passing failure."""

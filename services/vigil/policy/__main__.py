@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from vigil.api.policy.v1 import policy_pb2_grpc
 from vigil.api.revocation.v1 import revocation_pb2_grpc
-from vigil.core.certificates import ChainVerifier, Identity, Kind, load_pair
+from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.signing_clock import SigningTime
 from vigil.core.statements.bodies import Profile, Result
-from vigil.core.statements.envelope import Scribe
+from vigil.core.statements.opened import open_signer
 from vigil.errors import Reason, refused
 from vigil.feed import Replica
 from vigil.feed.evidence import EvidenceAppender
@@ -46,23 +46,6 @@ async def open_engine(config: PolicyConfig) -> PolicyEngine:
 
     host, port = config.opa_address
     return await OpaServerEngine.open(host=host, port=port, revision=bundle.revision)
-
-
-def open_scribe(
-    config: PolicyConfig, process: Process, verifier: ChainVerifier, *, clock: SigningTime
-) -> Scribe:
-    """The signer of decisions. Raises CERTIFICATE_INVALID when its certificate was made for something else."""
-    pair = load_pair(config.signer_certificate, config.signer_key)
-    signer = verifier.verify(pair.chain_der, at=process.clock.now(), kinds=frozenset({Kind.SIGNER}))
-    if not signer.may_sign("decision"):
-        raise refused(Reason.CERTIFICATE_INVALID, "The signer's certificate was not made for `decision`.")
-    return Scribe(
-        signer=pair.signer,
-        issuer=f"{signer.kind}/{signer.id}",
-        clock=clock,
-        entropy=process.entropy,
-        numbered=True,
-    )
 
 
 class Memory:
@@ -162,7 +145,10 @@ async def serve(
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
     # Time: what a decision signer has durable are its decisions on record; at a start, what heads say.
     signing_time = SigningTime(clock=process.clock, durable=None)
-    scribe = open_scribe(config, process, verifier(), clock=signing_time)
+    signer = open_signer(
+        config.signer_certificate, config.signer_key, "decision", verifier(), at=process.clock.now()
+    )
+    scribe = signer.scribe(clock=signing_time, entropy=process.entropy)
     engine = await opened(config)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network

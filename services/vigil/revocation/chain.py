@@ -86,7 +86,7 @@ class Chain:
             if not values:
                 break
             for _, value in values:
-                self._take(value)
+                self._take(entry_of(value), value)
 
     def listen(self, listener: Callable[[int, bytes], None]) -> None:
         """Have ``listener(epoch, value)`` called after each durable step."""
@@ -94,9 +94,10 @@ class Chain:
 
     def taken(self, value: bytes) -> None:
         """A step became durable. One that is known changes nothing, one after a gap waits for ``follow``."""
-        if entry_of(value).epoch != self.state.epoch + 1:
+        entry = entry_of(value)
+        if entry.epoch != self.state.epoch + 1:
             return
-        self._take(value)
+        self._take(entry, value)
         for listener in self._listeners:
             listener(self.state.epoch, value)
 
@@ -119,8 +120,7 @@ class Chain:
             for _, value in await self._database.read(partial(store.values_after, epoch=known, limit=BATCH)):
                 self.taken(value)
 
-    def _take(self, value: bytes) -> None:
-        entry = entry_of(value)
+    def _take(self, entry: Entry, value: bytes) -> None:
         self.state.append(entry)
         self._hashes.append(entry.chain)
         self._tail.append(entry.epoch, value)

@@ -14,6 +14,7 @@ from vigil.core.revocations import PathStep
 from vigil.core.signing_clock import SigningClock
 from vigil.core.statements.bodies import Head
 from vigil.core.statements.envelope import Scribe
+from vigil.core.statements.opened import OpenedSigner
 from vigil.errors import Reason, Refused, refused
 from vigil.revocation import store
 from vigil.revocation.chain import Chain
@@ -114,14 +115,7 @@ def head_key(pair: Pair, *, verifier: ChainVerifier, clock: Clock, entropy: Entr
     identity = verifier.remember(pair.chain_der)
     if identity.kind is not Kind.SIGNER or not identity.may_sign("head"):
         raise refused(Reason.CERTIFICATE_INVALID, "The signer's certificate was not made for heads.")
-    scribe = Scribe(
-        signer=pair.signer,
-        issuer=f"{identity.kind}/{identity.id}",
-        clock=clock,
-        entropy=entropy,
-        numbered=True,
-    )
-    return HeadKey(identity, scribe)
+    return HeadKey(identity, OpenedSigner(pair, identity).scribe(clock=clock, entropy=entropy))
 
 
 class HeadSigner:

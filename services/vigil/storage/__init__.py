@@ -4,6 +4,7 @@ from vigil.storage.database import Database, Disk, Reader, View, open_database
 from vigil.storage.reserve import RESERVE
 from vigil.storage.rows import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.schema import assert_migrations_match
+from vigil.storage.wake import news
 from vigil.storage.writer import Writer, after_commit, at_commit
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "at_commit",
     "delete_keys",
     "insert_rows",
+    "news",
     "open_database",
     "put_rows",
 ]

@@ -10,7 +10,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Delete, Dialect, Insert, Table, bindparam, delete, insert
+from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, delete, insert
 
 ROWS_A_STATEMENT: Final = 128
 """Rows in one statement; SQLite takes 32,766 parameters (https://sqlite.org/limits.html)."""
@@ -83,7 +83,7 @@ def _write(
 def _insert_sql(table: Table, names: tuple[str, ...], taken: Taken, dialect: Dialect) -> tuple[str, str, str]:
     """``INSERT INTO … VALUES``, one row's placeholders, and what is to be done where the key is taken."""
     one = insert(table).values({name: bindparam(name) for name in names})
-    head, values, group = _sql(one, dialect).rpartition("VALUES ")
+    head, values, group = compiled(one, dialect).rpartition("VALUES ")
     if taken is Taken.FAIL:
         return head + values, group, ""
     # The same words in SQLite and PostgreSQL.
@@ -96,13 +96,16 @@ def _insert_sql(table: Table, names: tuple[str, ...], taken: Taken, dialect: Dia
 
 @cache
 def _delete_sql(table: Table, dialect: Dialect) -> str:
-    return _sql(
+    return compiled(
         delete(table).where(*(column == bindparam(column.name) for column in table.primary_key)), dialect
     )
 
 
-def _sql(statement: Insert | Delete, dialect: Dialect) -> str:
-    """Compile once. Raises TypeError for a driver whose placeholders are not all alike, which none of ours is."""
+def compiled(statement: ClauseElement, dialect: Dialect) -> str:
+    """A statement in the driver's own words, for callers to keep.
+
+    Raises TypeError for a driver whose placeholders are not all alike, which none of ours is.
+    """
     if dialect.paramstyle not in REPEATABLE:
         raise TypeError(f"{dialect.name} writes placeholders as {dialect.paramstyle}")
     return str(statement.compile(dialect=dialect))

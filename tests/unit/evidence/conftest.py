@@ -113,7 +113,6 @@ class World:
                 database=database,
                 sequencer=sequencer,
                 key=key or self.key,
-                clock=self.clock,
                 metrics=metrics,
             )
         except BaseException:
