@@ -5,16 +5,15 @@ from collections.abc import Collection
 
 import pytest
 
-from tests.support.stack import PRESSURE, Stack, eventually
+from tests.support import revoking
+from tests.support.stack import PRESSURE, Issued, Stack, eventually
 from vigil.api.revocation.v1 import revocation_pb2
+from vigil.core.certificates import Kind
+from vigil.core.clock import SystemClock
 from vigil.core.digest import hex_digest
 from vigil.core.statements.bodies import (
     Outcome,
     Receipt,
-    Revocation,
-    RevocationEffect,
-    RevocationReason,
-    Scope,
 )
 from vigil.core.statements.envelope import read
 from vigil.demo.people import Cast, appoint
@@ -124,16 +123,23 @@ async def revoke_credential(stack: Stack, name: str) -> int:
     """By the recall team; answers the epoch."""
     rita = stack.world.people["rita"]
     thumbprint = hex_digest(stack.world.people[name].person.thumbprint)
-    body = Revocation(
-        scope=Scope.CREDENTIAL,
-        ids=(thumbprint,),
-        effect=RevocationEffect.DENY,
-        reason=RevocationReason.COMPROMISE,
+    return await revoking.revoke_credential(rita, thumbprint)
+
+
+def short_lived(stack: Stack, *, life_ms: int) -> tuple[Issued, int]:
+    """Another certificate of ada's, and when it ends (ms)."""
+    until = SystemClock().now() + life_ms
+    ada = stack.world.people["ada"]
+    short = stack.issue(
+        Kind.PERSON,
+        "p-ada",
+        organization=ada.person.organization,
+        sites=(stack.first,),
+        roles=("technician",),
+        not_after=until,
     )
-    signed = rita.scribe.sign(body, subject=f"credential/{thumbprint}")
-    request = revocation_pb2.RevokeRequest(revocation=signed.data)
-    entry = await rita.call("revocation", rita.revocations.Revoke, request)
-    return entry.epoch
+    # X.509 knows whole seconds.
+    return short, until // 1000 * 1000
 
 
 async def enforced_everywhere(stack: Stack, epoch: int) -> None:

@@ -5,22 +5,19 @@ leases run out; then edge and gateway change over by themselves, on disk as well
 """
 
 import contextlib
-import io
 import shutil
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.followers import FollowingGateway, own_database
-from tests.unit.revocation.support import PUMP, World, a_world, revocation, until
+from tests.unit.revocation.support import PUMP, World, a_world, revocation, signed_era, until
 from vigil.core.clock import ManualClock, SystemClock
 from vigil.core.revocations import EMPTY_CHAIN
 from vigil.core.statements.bodies import Head, RevocationEffect, Scope
 from vigil.core.statements.envelope import read
-from vigil.revocation.rooted import main as sign_rooted
 
 Injected = Callable[[int], None]
 OTHER = "dev-bbbbbbbbbbbbbbbb"
@@ -37,26 +34,9 @@ def open_era(world: World, monkeypatch: pytest.MonkeyPatch, *, epoch: int, chain
     """The ceremony: the root and two administrators sign the same words; the files await the next start."""
     folder = world.folder / "revocation" / "root-statements"
     folder.mkdir(exist_ok=True)
-    first = world.pki.first
-    one, two = world.pki.admin(1).tls_files, world.pki.admin(2).tls_files
-    said = f"--era=1 --floor={floor} --epoch={epoch} --chain={chain.hex()} --reason=repaired".split()
-    for name, certificate, key, *others in (
-        (
-            "root",
-            first.root_directory / "root.pem",
-            first.root_directory / "root.key",
-            f"--passphrase-file={first.passphrase_file}",
-        ),
-        ("one", one.certificate, one.key),
-        ("two", two.certificate, two.key),
-    ):
-        with monkeypatch.context() as patched:
-            out = io.TextIOWrapper(io.BytesIO())
-            patched.setattr(sys, "stdout", out)
-            trust = f"--trust={world.pki.trust}"
-            sign_rooted([f"--certificate={certificate}", f"--key={key}", trust, *others, "era", *said])
-            out.flush()
-            (folder / f"{name}.cose").write_bytes(out.buffer.getvalue())  # type: ignore[attr-defined]
+    said = f"--era=1 --floor={floor} --epoch={epoch} --chain={chain.hex()} --reason=repaired"
+    for name, data in signed_era(world, monkeypatch, said).items():
+        (folder / f"{name}.cose").write_bytes(data)
 
 
 @pytest.mark.holds("restored-revocations")

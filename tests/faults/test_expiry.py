@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.acts import short_lived
 from tests.faults.flow import Flow
-from tests.support.stack import FOR_NOW, Issued, Stack, eventually
+from tests.support.stack import FOR_NOW, Stack, eventually
 from vigil.api.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from vigil.api.identity.v1 import identity_pb2, identity_pb2_grpc
-from vigil.core.certificates import Kind
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason, Refused
 from vigil.rpc.status import translated
@@ -18,22 +18,6 @@ from vigil.rpc.status import translated
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.holds("certificate-rotation")]
 
 LIFE_MS = 8_000
-
-
-def short_lived(stack: Stack) -> tuple[Issued, int]:
-    """Another certificate of ada's, and when it ends (ms)."""
-    until = SystemClock().now() + LIFE_MS
-    ada = stack.world.people["ada"]
-    short = stack.issue(
-        Kind.PERSON,
-        "p-ada",
-        organization=ada.person.organization,
-        sites=(stack.first,),
-        roles=("technician",),
-        not_after=until,
-    )
-    # X.509 knows whole seconds.
-    return short, until // 1000 * 1000
 
 
 async def ended_by(call: object) -> tuple[int, Reason]:
@@ -54,7 +38,7 @@ async def test_ended_under_load(stack: Stack, injected: Callable[[int], None]) -
     flow = Flow(stack, 3)
     answered: Counter[str] = Counter()
     async with flow.flowing():
-        short, until = short_lived(stack)
+        short, until = short_lived(stack, life_ms=LIFE_MS)
         identity = identity_pb2_grpc.DeviceServiceStub(stack.channel(short.tls_files, "identity"))
         gateway = gateway_pb2_grpc.GatewayDeviceServiceStub(stack.channel(short.tls_files, gateway_id))
         stream = gateway.FollowDevice(gateway_pb2.FollowDeviceRequest(device_id=pump.device_id), timeout=60)

@@ -18,14 +18,11 @@ from tests.faults.flow import Flow
 from tests.faults.harness.power import fleet_pid, switched_off, switched_on
 from tests.faults.harness.shim import SOCKETS, Op, Shim
 from tests.faults.harness.under import shim_of
+from tests.support.revoking import compromised, revoke
 from tests.support.stack import FOR_NOW, Stack, eventually
-from vigil.api.revocation.v1 import revocation_pb2
 from vigil.core.digest import hex_digest
 from vigil.core.statements.bodies import (
     Revocation,
-    RevocationEffect,
-    RevocationReason,
-    Scope,
 )
 from vigil.core.statements.envelope import Statement
 from vigil.demo.world import PumpAt
@@ -170,24 +167,16 @@ async def test_a_command_meets_each_message_that_leaves(
 
 async def revoke_surely(stack: Stack, statement: Statement[Revocation]) -> int:
     """As a person does it whose connection broke: the same statement again until it is answered."""
-    rita = stack.world.people["rita"]
-    request = revocation_pb2.RevokeRequest(revocation=statement.data)
 
     async def answered() -> int:
-        return (await rita.call("revocation", rita.revocations.Revoke, request)).epoch
+        return await revoke(stack.world.people["rita"], statement)
 
     return await eventually(answered, what="the revocation is answered", pause=0.2)
 
 
 def statement_about(stack: Stack, name: str) -> Statement[Revocation]:
-    thumbprint = hex_digest(stack.world.people[name].person.thumbprint)
-    body = Revocation(
-        scope=Scope.CREDENTIAL,
-        ids=(thumbprint,),
-        effect=RevocationEffect.DENY,
-        reason=RevocationReason.COMPROMISE,
-    )
-    return stack.world.people["rita"].scribe.sign(body, subject=f"credential/{thumbprint}")
+    people = stack.world.people
+    return compromised(people["rita"], hex_digest(people[name].person.thumbprint))
 
 
 async def revocations(stack: Stack, steps: list[Step], injected: Callable[[int], None]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from tests.unit.revocation.support import (
     reinstatement,
     revocation,
     scribe_of,
+    signed_era,
     until,
 )
 from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
@@ -39,7 +39,6 @@ from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.revocation.__main__ import serve
 from vigil.revocation.bus import CHANNEL
-from vigil.revocation.rooted import main as sign_rooted
 from vigil.rpc.status import from_rpc_error, translated
 from vigil.run.configs import toml
 from vigil.storage import open_database
@@ -510,27 +509,9 @@ async def test_the_root_and_two_people_open_an_era_and_a_restore_keeps_it(
     folder = world.folder / "revocation" / "root-statements"
     folder.mkdir()
     floor = SystemClock().now()
-    said = f"--era=1 --floor={floor} --epoch=2 --chain={entry.chain.hex()} --reason=repaired".split()
-    first = world.pki.first
-    files = {
-        "root": (
-            first.root_directory / "root.pem",
-            first.root_directory / "root.key",
-            f"--passphrase-file={first.passphrase_file}",
-        ),
-        **{
-            name: (found.certificate, found.key)
-            for name, found in (("one", world.pki.admin(1).tls_files), ("two", world.pki.admin(2).tls_files))
-        },
-    }
-    for count, (name, (certificate, key, *others)) in enumerate(files.items()):
-        with monkeypatch.context() as patched:
-            out = io.TextIOWrapper(io.BytesIO())
-            patched.setattr(sys, "stdout", out)
-            trust = f"--trust={world.pki.trust}"
-            sign_rooted([f"--certificate={certificate}", f"--key={key}", trust, *others, "era", *said])
-            out.flush()
-            (folder / f"{name}.cose").write_bytes(out.buffer.getvalue())  # type: ignore[attr-defined]
+    said = f"--era=1 --floor={floor} --epoch=2 --chain={entry.chain.hex()} --reason=repaired"
+    for count, (name, data) in enumerate(signed_era(world, monkeypatch, said).items()):
+        (folder / f"{name}.cose").write_bytes(data)
         if count == 1:  # the root and one person: not enough
             await world.start_revocation()
             assert read((await world.head()).head.head, Head).body.era == 0

@@ -16,8 +16,9 @@ from typing import Final
 from tests.benchmarks.site import DOMAIN, Site
 from tests.soak import flood, slow
 from tests.soak.book import OVERLOAD, Book, Held, check
-from tests.soak.probes import SAFETY_S, Latencies, enforced, revocations, revoke, safety
+from tests.soak.probes import SAFETY_S, Latencies, enforced, revocations, safety
 from tests.soak.sampler import Sampler, Verdict, look
+from tests.support.revoking import revoke_credential
 from tests.support.stack import eventually, free_base
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.core.statements.bodies import Outcome
@@ -232,7 +233,7 @@ class _Soak:
         """Revoke one person's credential; answers when it was committed, on the machine's monotonic clock."""
         await asyncio.sleep(after)
         thumbprint = self._world.people[name].person.thumbprint.hex()
-        epoch = await revoke(self._world, self._revokers[-1], thumbprint)
+        epoch = await revoke_credential(self._world.people[self._revokers[-1]], thumbprint)
         committed = time.monotonic()
         await enforced(self._world, self._revokers[-1], epoch)
         return committed
@@ -301,7 +302,7 @@ class _Soak:
         seen = await slow.devices_in_feed(world)
         if seen != len(self._site.pumps):
             found.wrong.append(f"a feed shows {seen} of {len(self._site.pumps)} devices after the cut")
-        epoch = await revoke(world, self._revokers[-1], "ab" * 32)
+        epoch = await revoke_credential(world.people[self._revokers[-1]], "ab" * 32)
         if await slow.epochs_at_edge(world, site, epoch) != epoch:
             found.wrong.append("an edge does not show every entry after the cut")
 

@@ -9,14 +9,11 @@ from typing import Final
 
 from tests.benchmarks.result import percentile
 from tests.soak.book import Book
+from tests.support.revoking import revoke_credential
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.core.statements.bodies import (
     Intent,
     Outcome,
-    Revocation,
-    RevocationEffect,
-    RevocationReason,
-    Scope,
 )
 from vigil.core.statements.envelope import Statement
 from vigil.demo.technician import Done, Hand
@@ -91,7 +88,7 @@ async def revocations(world: World, people: Sequence[str], *, every: float, seco
         who = people[number % len(people)]
         number += 1
         try:
-            epoch = await revoke(world, who, os.urandom(32).hex())
+            epoch = await revoke_credential(world.people[who], os.urandom(32).hex())
             await enforced(world, who, epoch)
         except Refused as refusal:
             found.failed.append(str(refusal))
@@ -99,21 +96,6 @@ async def revocations(world: World, people: Sequence[str], *, every: float, seco
             found.seconds.append(time.monotonic() - started)
         await asyncio.sleep(max(0.0, started + every - time.monotonic()))
     return found
-
-
-async def revoke(world: World, who: str, thumbprint: str) -> int:
-    """One credential (hex); answers the epoch."""
-    session = world.people[who]
-    body = Revocation(
-        scope=Scope.CREDENTIAL,
-        ids=(thumbprint,),
-        effect=RevocationEffect.DENY,
-        reason=RevocationReason.COMPROMISE,
-    )
-    signed = session.scribe.sign(body, subject=f"credential/{thumbprint}")
-    request = revocation_pb2.RevokeRequest(revocation=signed.data)
-    entry = await session.call("revocation", session.revocations.Revoke, request)
-    return entry.epoch
 
 
 async def enforced(world: World, who: str, epoch: int) -> None:

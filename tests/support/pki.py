@@ -31,6 +31,7 @@ from vigil.core.certificates import (
 )
 from vigil.core.clock import Clock, SystemClock
 from vigil.core.keys import KeySigner, PrivateKey, load_private_key, new_private_key
+from vigil.core.statements.envelope import Scribe
 from vigil.identity import ceremony, pki
 from vigil.identity.ca import CertificateAuthority, load_issuer
 from vigil.rpc.tls import TlsFiles
@@ -66,6 +67,15 @@ class Credential:
     def issuer_name(self) -> str:
         """As it stands in a statement's ``iss``."""
         return f"{self.identity.kind}/{self.identity.id}"
+
+    def scribe(self, clock: Clock, *, numbered: bool = False) -> Scribe:
+        return Scribe(
+            signer=self.signer,
+            issuer=self.issuer_name,
+            clock=clock,
+            entropy=os.urandom,
+            numbered=numbered,
+        )
 
 
 @dataclass

@@ -43,13 +43,7 @@ def technician(pki: TestPki) -> Credential:
 
 
 def scribe_of(credential: Credential, *, numbered: bool = False) -> Scribe:
-    return Scribe(
-        signer=credential.signer,
-        issuer=credential.issuer_name,
-        clock=ManualClock(),
-        entropy=os.urandom,
-        numbered=numbered,
-    )
+    return credential.scribe(ManualClock(), numbered=numbered)
 
 
 def test_every_kind_has_a_body_a_content_type_a_signer_and_an_example() -> None:

@@ -1,7 +1,6 @@
 """Group commits: what is answered is durable, numbered, provable, and there once."""
 
 import asyncio
-import os
 import sqlite3
 
 import pytest
@@ -13,7 +12,7 @@ from vigil.core.certificates import ChainVerifier
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash
 from vigil.core.statements.bodies import Recorded, Refusals
-from vigil.core.statements.envelope import Scribe, check, read, read_any
+from vigil.core.statements.envelope import check, read, read_any
 from vigil.errors import Reason, Refused
 from vigil.evidence import intake, store
 from vigil.evidence import sequencer as sequencer_module
@@ -383,14 +382,7 @@ async def test_a_gateways_count_of_refusals_is_recorded(world: World, log: Log) 
     subject = f"credential/{body.credential.hex()}"
 
     def signed(credential: Credential) -> bytes:
-        scribe = Scribe(
-            signer=credential.signer,
-            issuer=credential.issuer_name,
-            clock=world.clock,
-            entropy=os.urandom,
-            numbered=False,
-        )
-        return scribe.sign(body, subject=subject).data
+        return credential.scribe(world.clock).sign(body, subject=subject).data
 
     owner = {"organization": ORGANIZATION, "site": SITE}
     place = await log.sequencer.append(Submission(statement=signed(world.pki.gateway("gw-1")), **owner))

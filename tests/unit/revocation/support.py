@@ -1,8 +1,10 @@
 """A revocation service with its neighbours, in this process, over real loopback mTLS."""
 
 import asyncio
+import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from sqlalchemy import Connection, MetaData
 
 from tests.support.pki import TRUST_DOMAIN, Credential, TestPki
@@ -29,6 +32,7 @@ from vigil.feed import FeedServicer, Outbox, tables
 from vigil.revocation.__main__ import serve as serve_revocation
 from vigil.revocation.config import EdgeConfig, RevocationConfig
 from vigil.revocation.edge import serve as serve_edge
+from vigil.revocation.rooted import main as sign_rooted
 from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer
 from vigil.rpc.service_main import Process
@@ -50,13 +54,7 @@ async def until(condition: Callable[[], Any], *, seconds: float = 20.0) -> None:
 
 
 def scribe_of(credential: Credential, clock: Clock | None = None) -> Scribe:
-    return Scribe(
-        signer=credential.signer,
-        issuer=credential.issuer_name,
-        clock=clock or SystemClock(),
-        entropy=os.urandom,
-        numbered=False,
-    )
+    return credential.scribe(clock or SystemClock())
 
 
 def revocation(
@@ -80,6 +78,32 @@ def reinstatement(
         revocation=revoked.digest, scope=revoked.body.scope, ids=ids or revoked.body.ids, reason=reason
     )
     return scribe_of(credential).sign(body, subject=f"{revoked.body.scope}/{revoked.body.ids[0]}").data
+
+
+def signed_era(world: "World", monkeypatch: pytest.MonkeyPatch, said: str) -> dict[str, bytes]:
+    """The ceremony: the root ("root") and two administrators ("one", "two") sign the same words."""
+    first = world.pki.first
+    one, two = world.pki.admin(1).tls_files, world.pki.admin(2).tls_files
+    signed = {}
+    for name, certificate, key, *others in (
+        (
+            "root",
+            first.root_directory / "root.pem",
+            first.root_directory / "root.key",
+            f"--passphrase-file={first.passphrase_file}",
+        ),
+        ("one", one.certificate, one.key),
+        ("two", two.certificate, two.key),
+    ):
+        with monkeypatch.context() as patched:
+            out = io.TextIOWrapper(io.BytesIO())
+            patched.setattr(sys, "stdout", out)
+            trust = f"--trust={world.pki.trust}"
+            words = [f"--certificate={certificate}", f"--key={key}", trust, *others, "era", *said.split()]
+            sign_rooted(words)
+            out.flush()
+            signed[name] = out.buffer.getvalue()  # type: ignore[attr-defined]
+    return signed
 
 
 class Owner:

@@ -1,6 +1,5 @@
 """The chain in memory follows the chain on the disk, whatever its writer heard of a commit."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,7 @@ from vigil.core.clock import ManualClock
 from vigil.core.revocations import EMPTY_CHAIN, chain_hash
 from vigil.revocation import store
 from vigil.revocation.chain import Chain
-from vigil.storage import Database, open_database
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(
-        tmp_path / "revocation.db", metadata=store.METADATA, migrations="vigil.revocation.migrations"
-    )
-    yield database
-    database.close()
+from vigil.storage import Database
 
 
 def entries(pki: TestPki, count: int) -> list[store.NewEntry]:

@@ -1,7 +1,6 @@
 """Who signs heads, when, and with which key."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,12 @@ from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.revocation.chain import Chain
 from vigil.revocation.heads import HeadAnswerer, HeadKey, HeadLease, HeadSigner, LeaseLostError, head_key
-from vigil.storage import Database, open_database
+from vigil.storage import Database
 
 
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(
-        tmp_path / "revocation.db", metadata=store.METADATA, migrations="vigil.revocation.migrations"
-    )
-    yield database
-    database.close()
 
 
 @pytest.fixture
