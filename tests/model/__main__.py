@@ -139,7 +139,7 @@ def _record(done: int, seconds: float, counts: Counter[str], failing: list[int])
         words=(
             f"The real services, gateways, edges and pumps ran {done:,} random schedules under a seeded "
             f"scheduler, network, bus and disks, {seconds / 3600:,.1f} hours of virtual time in all. After each, "
-            f"everything was healed, and all had to agree: {len(failing) or 'none'} did not."
+            f"everything was healed and all had to agree; after {len(failing)} they did not."
         ),
         table=table,
         notes=[f"Checked in every schedule: {words}." for words in PROPERTIES.values()],
