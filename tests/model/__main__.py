@@ -31,6 +31,7 @@ SHOWN: Final = (
     "commits",
     "crashes",
     "cuts",
+    "leases lost",
     "slow links",
     "delayed messages",
     "connections lost",
@@ -48,6 +49,7 @@ SHOWN: Final = (
     "safety actions",
     "safety actions undisturbed",
     "revocations",
+    "reinstatements",
     "decisions",
     "statements recorded",
 )

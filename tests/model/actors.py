@@ -187,15 +187,15 @@ class Person:
             self.ledger.say(f"{self.name}: {order.action} on {order.pump}: {refusal.reason}")
         undisturbed = before is not None and before == standing(self.name, gateway, order.pump)
         self.ledger.counts["safety actions"] += 1
-        if undisturbed and self.credential.identity.thumbprint not in self.ledger.revoked_at:
+        if undisturbed and self.credential.identity.thumbprint not in self.ledger.ever_revoked:
             self.ledger.counts["safety actions undisturbed"] += 1
             if ended != "applied":
                 self.ledger.found("safety", f"{order.action} on {order.pump} at {gateway}: {ended}")
 
     # --- revocations
 
-    async def revoke(self, credential: Credential) -> None:
-        """The recall team revokes somebody, and asks again until it knows that it is done."""
+    async def revoke(self, credential: Credential) -> Statement[b.Revocation] | None:
+        """The recall team revokes somebody, and asks again until it knows that it is done; else None."""
         body = b.Revocation(
             scope=b.Scope.CREDENTIAL,
             ids=(credential.identity.thumbprint.hex(),),
@@ -205,15 +205,34 @@ class Person:
         statement = self.sign(body, f"person/{credential.identity.id}")
         request = revocation_pb2.RevokeRequest(revocation=statement.data)
         stub = self.stub(revocation_pb2_grpc.RevocationServiceStub, "revocation")
+        what = f"revocation of {credential.identity.id}"
+        done = await self._until_known(what, lambda: stub.Revoke(request, timeout=4))
+        return statement if done else None
+
+    async def reinstate(self, revocation: Statement[b.Revocation], other: "Person") -> bool:
+        """Two people of the recall team give back what was revoked; whether they know that it is done."""
+        body = b.Reinstatement(
+            revocation=revocation.digest,
+            scope=revocation.body.scope,
+            ids=revocation.body.ids,
+            reason="a mistake",
+        )
+        signed = [one.sign(body, revocation.subject).data for one in (self, other)]
+        request = revocation_pb2.ReinstateRequest(reinstatements=signed)
+        stub = self.stub(revocation_pb2_grpc.RevocationServiceStub, "revocation")
+        return await self._until_known("reinstatement", lambda: stub.Reinstate(request, timeout=4))
+
+    async def _until_known(self, what: str, call: Callable[[], Any]) -> bool:
         for _ in range(20):
             try:
-                entry = await translated(stub.Revoke(request, timeout=4))
+                entry = await translated(call())
             except Refused as refusal:
-                self.ledger.say(f"{self.name}: revocation of {credential.identity.id}: {refusal.reason}")
+                self.ledger.say(f"{self.name}: {what}: {refusal.reason}")
                 await asyncio.sleep(1)
             else:
-                self.ledger.say(f"{self.name}: {credential.identity.id} is revoked, epoch {entry.epoch}")
-                return
+                self.ledger.say(f"{self.name}: {what}: epoch {entry.epoch}")
+                return True
+        return False
 
 
 def orders(random: Random) -> Order:

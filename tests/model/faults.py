@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.model.ledger import APPEND, CONNECT, DECIDE, FOLLOW, REVOKE, SUBMIT, Ledger
 from tests.model.world import DIALS, EDGES, GATEWAYS, PUMPS, SERVICES, World
+from vigil.core.classes import LEASE_S
 from vigil.errors import Refused
 
 LINKS: Final = (
@@ -81,6 +82,9 @@ class Faults:
     def start(self) -> None:
         for at, kind in sorted(self.plan()):
             self._tasks.append(self.world.loop.create_task(self._later(at, kind)))
+        length = self.until - self.world.loop.time()
+        if length > LEASE_S + 2 and self.random.random() < 0.4:
+            self._tasks.append(self.world.loop.create_task(self._later(0.0, "unleased")))
 
     async def _later(self, at: float, kind: str) -> None:
         await asyncio.sleep(at)
@@ -168,8 +172,8 @@ class Faults:
         host = self.random.choice(HOSTS)
         await self._cut_off([link for link in LINKS if host in link])
 
-    async def _cut_off(self, links: list[tuple[str, str]]) -> None:
-        seconds = self._some(25.0)
+    async def _cut_off(self, links: list[tuple[str, str]], *, seconds: float = 0.0) -> None:
+        seconds = seconds or self._some(25.0)
         self.ledger.say(f"fault: cut for {seconds:.1f} s: {', '.join(' to '.join(link) for link in links)}")
         self.ledger.counts["cuts"] += len(links)
         for one, other in links:
@@ -178,6 +182,16 @@ class Faults:
         await asyncio.sleep(seconds)
         for one, other in links:
             self.world.net.heal(one, other)
+
+    async def _unleased(self) -> None:
+        """No word of revocation reaches one gateway, or any, for longer than a lease lasts."""
+        everybody = self.random.random() < 0.3
+        gateway = self.random.choice(GATEWAYS)
+        self.ledger.counts["leases lost"] += len(GATEWAYS) if everybody else 1
+        await self._cut_off(
+            [(edge, "revocation") for edge in EDGES] if everybody else [(gateway, edge) for edge in EDGES],
+            seconds=self.until - self.world.loop.time(),
+        )
 
     async def _slow(self) -> None:
         """A way that takes as long for everything, so that no gap shows."""

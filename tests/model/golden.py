@@ -62,6 +62,7 @@ def people_of(pki: TestPki) -> dict[str, Credential]:
         "sue": pki.person("p-sue", "safety"),
         "abe": pki.person("p-abe", "approver"),
         "rita": pki.person("p-rita", "recall", organization="operator", sites=("*",)),
+        "ruth": pki.person("p-ruth", "recall", organization="operator", sites=("*",)),
         "erin": pki.person("p-erin", "enroller"),
         "pia": pki.person("p-pia", "publisher", organization=MAKER),
         "bea": pki.person("p-bea", "baseline-signer"),

@@ -6,7 +6,7 @@ is found is kept with the virtual time.
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -70,6 +70,8 @@ class Ledger:
     counts: Counter[str] = field(default_factory=Counter)
     trace: list[str] = field(default_factory=list)
     revoked_at: dict[bytes, float] = field(default_factory=dict)
+    """Credentials that are revoked now, each with the loop time of the commit."""
+    ever_revoked: set[bytes] = field(default_factory=set)
     accepted: dict[tuple[str, bytes], Accepted] = field(default_factory=dict)
     told: set[bytes] = field(default_factory=set)
     """Receipts that some gateway told a person of."""
@@ -173,13 +175,23 @@ class Ledger:
             if quiet:
                 continue
             entry = revocation_pb2.RevocationEntry.FromString(value)
-            for name in read(entry.statements[0], b.Revocation).body.ids:
-                self.revoked_at[bytes.fromhex(name)] = self.world.loop.time()
-            self.counts["revocations"] += 1
+            self._step(entry.statements)
             self.say(f"revocation: epoch {epoch} is committed")
         ((count,),) = disk.rows("SELECT count(*) FROM revocation_entry")
         if count != self._epoch:
             self.found("sound", f"the chain has {count} entries and had {self._epoch}")
+
+    def _step(self, statements: Sequence[bytes]) -> None:
+        """A revocation, or a reinstatement signed by two people."""
+        if len(statements) == 1:
+            self.counts["revocations"] += 1
+            for name in read(statements[0], b.Revocation).body.ids:
+                self.revoked_at[bytes.fromhex(name)] = self.world.loop.time()
+                self.ever_revoked.add(bytes.fromhex(name))
+            return
+        self.counts["reinstatements"] += 1
+        for name in read(statements[0], b.Reinstatement).body.ids:
+            del self.revoked_at[bytes.fromhex(name)]
 
     def recorded(self, digest: bytes) -> bool:
         """Whether a statement is durably on record now."""

@@ -56,9 +56,11 @@ class Schedule:
                 devices=golden.devices,
                 random=Random(f"{seed} {name}"),
             )
-            for name in ("tess", "theo", "sam", "sue", "abe", "rita")
+            for name in ("tess", "theo", "sam", "sue", "abe", "rita", "ruth")
         }
         self.seed = seed
+        self.probing = ["theo"]
+        """Technicians whose commands go through in the end."""
         self.begun = self.world.loop.time()
 
     def play(self) -> Outcome:
@@ -164,7 +166,13 @@ class Schedule:
         random = Random(f"recall {self.seed}")
         left = until - self.world.loop.time()
         await asyncio.sleep(random.random() * left)
-        await self.people["rita"].revoke(self.people[random.choice(("tess", "tess", "sam"))].credential)
+        name, rita = random.choice(("tess", "tess", "sam")), self.people["rita"]
+        revocation = await rita.revoke(self.people[name].credential)
+        if revocation is None or random.random() < 0.5:
+            return
+        await asyncio.sleep(random.random() * 12)
+        if await rita.reinstate(revocation, self.people["ruth"]) and name == "tess":
+            self.probing.append(name)
 
     async def _converge(self) -> None:
         """Wait until all is well again, and show it by a command of each class to each pump."""
@@ -182,16 +190,18 @@ class Schedule:
             self.ledger.found("converges", words)
         self.ledger.say("converged" if not lacking else "did not converge")
         if not lacking:
-            await self._on("theo", self._probe(until))
+            for name in self.probing:
+                await self._on(name, self._probe(self.people[name], until))
 
-    async def _probe(self, until: float) -> None:
-        theo = self.people["theo"]
+    async def _probe(self, person: Person, until: float) -> None:
         for pump in PUMPS:
             order = Order(pump, "read-diagnostics", {}, mode=b.Mode.NOW)
             ended = ""
             while ended != "applied" and self.world.loop.time() < until:
-                ended = await theo.command(order, DIALS[pump])
+                ended = await person.command(order, DIALS[pump])
                 if ended != "applied":
                     await asyncio.sleep(1.0)
             if ended != "applied":
-                self.ledger.found("converges", f"in the end a reading of {pump} is refused: {ended}")
+                self.ledger.found(
+                    "converges", f"in the end a reading of {pump} by {person.name} is refused: {ended}"
+                )
