@@ -64,11 +64,13 @@ async def breakable(_breakable: list["Stack"], request: pytest.FixtureRequest) -
     Its data lie on a small disk, and a shim below its processes waits for rules, where the machine allows it
     (`tests.faults.harness`).
     """
+    from tests.faults.acts import all_released
     from tests.faults.harness.under import start_breakable
 
     if not _breakable:
         _breakable.append(await start_breakable())
     running = _breakable[0]
+    await all_released(running)
     failed = request.session.testsfailed
     yield running
     if request.session.testsfailed != failed:

@@ -99,6 +99,14 @@ async def released(stack: Stack, pump: PumpAt) -> None:
     await eventually(known, what="the pump knows that nobody hangs on it")
 
 
+async def all_released(stack: Stack) -> None:
+    """Every pump that no therapy runs on; what a test before switched off and on does not know."""
+    for pump in stack.pumps():
+        status = await stack.status(pump)
+        if status["patient_state"] != "disconnected" and status["therapy_state"] == "idle":
+            await released(stack, pump)
+
+
 async def newcomer(stack: Stack) -> str:
     """Another technician of the first site, whose credential a test may revoke; answers the name."""
     name = f"tim-{os.urandom(4).hex()}"

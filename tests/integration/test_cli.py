@@ -382,6 +382,8 @@ def test_hold_and_quarantine_take_one_person_and_lifting_takes_two(world: World)
 
 @pytest.mark.holds("insider-evidence")
 def test_what_happened_is_on_record_and_proved(world: World) -> None:
+    line = ("command", "send", "SN-0001", "local-alert", "-p", "message=look here", "-w", "WO-7")
+    world.run("nurse", *line, shape="command-done")
     first = world.run("auditor", "evidence", "checkpoint", shape="checkpoint")
     assert first["consistent"] is None
     records = world.run("auditor", "device", "history", "SN-0001", shape="records")

@@ -158,6 +158,7 @@ class DeviceAgent:
         """Do what is due."""
         now = self._clock.monotonic()
         self._check_flash()
+        self._executor.settle()
         out: list[Outgoing] = []
         if self._executor.staged and self._trust.profile is not None:
             age = self._lease.age(monotonic=now)

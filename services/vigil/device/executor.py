@@ -63,6 +63,7 @@ class Executor:
         self._on_change = on_change
         self.staged: dict[bytes, tuple[Row, Admission]] = {}
         self.restart_wanted = False
+        self._unsettled = False  # something that was done, or not, and that the flash did not take
         self.news = True  # receipts that no link has carried may lie there from before the start
 
     def run(self, admission: Admission) -> tuple[bytes, ...]:
@@ -170,6 +171,20 @@ class Executor:
             if self._hardware.slots.pending is not None:
                 self._hardware.slots.settle()
 
+    def settle(self) -> None:
+        """Say of what the flash did not take that it was interrupted, as soon as it takes something again."""
+        if not self._unsettled or self.restart_wanted:
+            return
+        try:
+            with self._store.transaction():
+                for row in self._journal.executing():
+                    self._journal.move(row.request_id, State.FINAL)
+                    self._receipt(row, Outcome.INTERRUPTED)
+        except Refused as error:
+            _LOG.warning("%s: what was interrupted is not settled yet: %s", self._device_id, error)
+        else:
+            self._unsettled = False
+
     def _apply(self, row: Row, admission: Admission, view: View) -> None:
         if admission.action.effect is Effect.UPDATE:
             self._activate(row, admission)
@@ -206,7 +221,10 @@ class Executor:
         self.restart_wanted = True
 
     def _perform(self, row: Row, admission: Admission, *, view: View | None) -> None:
-        """Device checks 9 and 10: effect, its leaf and the receipt, durable together."""
+        """Device checks 9 and 10: effect, its leaf and the receipt, durable together. Raises STORAGE_UNAVAILABLE:
+        whether it happened is then for `settle` to say, or for the next start.
+        """
+        self._unsettled = True
         try:
             with self._store.transaction():
                 data = self._effect(row, admission, view)
@@ -215,10 +233,11 @@ class Executor:
                 self._receipt(row, Outcome.APPLIED, data=data, answered=view is None)
         except Refused as error:
             if error.reason is Reason.STORAGE_UNAVAILABLE:
-                raise  # whether it happened is for the next start to say: interrupted
+                raise
             with self._store.transaction():
                 self._journal.move(row.request_id, State.FINAL)
                 self._receipt(row, Outcome.FAILED, error.reason, answered=view is None)
+        self._unsettled = False
         if admission.action.effect not in _UNATTESTED:
             self._on_change()
 

@@ -204,15 +204,22 @@ class Records:
             await asyncio.sleep(OWED_S)
             try:
                 while self._owed:
-                    await self._keep(*self._owed[0])
+                    await self._keep(*self._owed[0], owed=True)
                     self._owed.popleft()
             except Refused as refusal:
                 self._log.warning("records_owed", count=len(self._owed), reason=str(refusal))
             else:
                 self._owing.clear()
 
-    async def _keep(self, row: CommandRow, receipts: Sequence[KeptReceipt]) -> None:
-        await self._database.write(lambda conn: self._write(conn, row, receipts), vital=True)
+    async def _keep(self, row: CommandRow, receipts: Sequence[KeptReceipt], *, owed: bool = False) -> None:
+        def write(connection: Connection) -> None:
+            self._write(connection, row, receipts)
+            if owed:
+                # The device may have said more since, and that was kept: the row is older than its receipts.
+                newest = receipts[-1].statement
+                command_store.follow_receipts(connection, newest, now=self._clock.now())
+
+        await self._database.write(write, vital=True)
         self._remember(row.digest)
         session = self._sessions.get(row.device)
         if session is not None:

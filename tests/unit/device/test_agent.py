@@ -197,6 +197,36 @@ def test_a_full_disk_refuses_and_leaves_nothing_half_done(site: PumpSite, pump: 
     assert pump.agent._log.size >= size
 
 
+@pytest.mark.holds("storage-failures")
+def test_what_a_failing_flash_left_open_is_settled_when_it_takes_something_again(
+    site: PumpSite, pump: TestPump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intent = site.intent(pump, SET, PRESSURE)
+    bundle = site.bundle(pump, SET, nonce=pump.nonce(site.technician), intent=intent)
+    commit, begun = pump.store._commit, 0
+
+    def failing() -> None:
+        nonlocal begun
+        begun += 1
+        if begun > 1:
+            raise refused(Reason.STORAGE_UNAVAILABLE, "the disk is full")
+        commit()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pump.store, "_commit", failing)
+        answer = pump.send(bundle)
+        assert answer.error is not None
+        assert answer.error.reason is Reason.STORAGE_UNAVAILABLE
+        pump.agent.tick()
+    assert begun > 2
+    # Without a restart.
+    pump.agent.tick()
+    (said,) = of_kind(pump.agent.handle(messages.ReceiptQuery(1, intent.body.request_id)), messages.Receipts)
+    assert receipt(said).outcome is b.Outcome.INTERRUPTED
+    assert pump.hardware.configuration.settings["occlusion_pressure"] == 250
+    assert pump.command(SET, PRESSURE, intent=intent).receipts == said.receipts
+
+
 # --- staged commands
 
 

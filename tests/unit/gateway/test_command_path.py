@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -14,7 +14,8 @@ from vigil.api.attestation.v1 import attestation_pb2, attestation_pb2_grpc
 from vigil.api.gateway.v1 import gateway_pb2 as pb
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import read
-from vigil.errors import Reason, refused
+from vigil.errors import Reason, Refused, refused
+from vigil.gateway import command_store
 from vigil.rpc import status
 from vigil.rpc.streams import serve_exchange
 
@@ -39,9 +40,10 @@ class Hospital:
         """Wait until the record of a command says so."""
         async with asyncio.timeout(15):
             while True:
-                record = await self.command(command_id)
-                if record.outcome == outcome:
-                    return record
+                with suppress(Refused):  # not kept yet
+                    record = await self.command(command_id)
+                    if record.outcome == outcome:
+                        return record
                 await asyncio.sleep(0.02)
 
     async def commands(self) -> list[pb.CommandRecord]:
@@ -190,6 +192,29 @@ async def test_a_staged_command_is_followed_to_its_end(at: Hospital) -> None:
     late = at.pump.receipt(intent, command.digest, b.Outcome.APPLIED, 3)
     await at.pump.say(receipt=pb.DeviceReceipt(receipts=[late]))
     assert len((await at.until(answer.command_id, "applied")).receipts) == 3
+
+
+@pytest.mark.holds("storage-failures")
+async def test_what_a_failing_disk_did_not_take_is_kept_as_what_the_device_said_last(
+    at: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> None:
+        raise refused(Reason.STORAGE_UNAVAILABLE, "the disk is full")
+
+    at.pump.outcomes = [b.Outcome.STAGED]
+    prepared = await at.me.prepare("diagnose")
+    intent = at.world.intent("diagnose")
+    command = at.world.command(intent, prepared.nonce)
+    with monkeypatch.context() as patched:
+        patched.setattr(command_store, "put_command", full)
+        assert await reason_of(at.me.submit(intent, command)) is Reason.STORAGE_UNAVAILABLE
+        # The row is owed; meanwhile the device goes on, and that is kept.
+        applied = at.pump.receipt(intent, command.digest, b.Outcome.APPLIED, 2)
+        await at.pump.say(receipt=pb.DeviceReceipt(receipts=[applied]))
+        await at.pump.got("receipts_kept")
+        with pytest.raises(Refused):
+            await at.command(command.digest.hex())
+    await at.until(command.digest.hex(), "applied")
 
 
 async def test_what_happened_while_a_pump_was_gone_is_asked_for_when_it_returns(at: Hospital) -> None:
