@@ -5,6 +5,7 @@ the right kind and role and belongs to another organization, or to another site 
 told in the very words in which something that does not exist is refused.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -296,20 +297,30 @@ async def test_gateway_fetches_its_own_sites_baselines_only(callers: Callers, kn
 
 @pytest.mark.holds("speaks-as-another")
 async def test_device_speaks_as_itself_in_every_message(stack: Stack, callers: Callers) -> None:
-    """The second message names another device: the stream ends."""
+    """What comes after the welcome names another device: the stream ends."""
     method = _method("DeviceLinkService/Connect")
     pump, other = stack.pumps(stack.first)
     credential = callers.of(Kind.DEVICE, pump.device_id, sites=(stack.first,))
     stub = gateway_pb2_grpc.DeviceLinkServiceStub(callers.channel(method, credential))
 
+    welcomed = asyncio.Event()
+
     async def speak() -> AsyncIterator[gateway_pb2.ConnectRequest]:
-        yield gateway_pb2.ConnectRequest(device_id=pump.device_id, status=gateway_pb2.DeviceStatus())
+        hello = gateway_pb2.DeviceHello(model=MODEL, firmware_version="1", boot_count=1)
+        yield gateway_pb2.ConnectRequest(device_id=pump.device_id, hello=hello)
+        await welcomed.wait()
         yield gateway_pb2.ConnectRequest(device_id=other.device_id, status=gateway_pb2.DeviceStatus())
 
-    with pytest.raises(Refused) as raised:
+    async def listen() -> None:
         async for _ in translated_stream(stub.Connect(speak(), timeout=20)):
-            pass
-    assert raised.value.reason in (Reason.NOT_IN_SCOPE, Reason.FIELD_INVALID)
+            welcomed.set()
+
+    with pytest.raises(Refused) as raised:
+        await listen()
+    assert welcomed.is_set()
+    assert raised.value.reason is Reason.NOT_IN_SCOPE
+    # The pump itself, whose place was taken, comes back.
+    await stack.calm()
 
 
 async def test_roles_that_the_handler_holds(stack: Stack, callers: Callers, known: Known) -> None:

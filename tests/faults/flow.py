@@ -134,7 +134,8 @@ class Flow:
             return str(done.outcome)
 
         outcome = await eventually(asked, what=f"{attempt.refusal} is resolved")
-        assert outcome in ("not executed", Outcome.REFUSED, Outcome.APPLIED), outcome
+        # What was interrupted left no effect: that is durable with its receipt, or not at all.
+        assert outcome in ("not executed", Outcome.REFUSED, Outcome.INTERRUPTED, Outcome.APPLIED), outcome
         return outcome == Outcome.APPLIED
 
     async def _receipts(self, pump: PumpAt, requests: set[bytes]) -> list[Receipt]:

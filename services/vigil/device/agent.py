@@ -303,7 +303,9 @@ class DeviceAgent:
         receipts = self._journal.receipts(message.request_id)
         if receipts:
             return messages.Receipts(message.call_id, receipts)
-        error = refused(Reason.RESOURCE_NOT_FOUND, "the device has no receipt of such a request")
+        error = refused(Reason.RESOURCE_NOT_FOUND, "the device has no record of such a request")
+        if self._journal.find(message.request_id) is not None:
+            error = refused(Reason.OUTCOME_UNKNOWN, "the device has not come to the end of this request")
         return messages.Receipts(message.call_id, error=error)
 
     def _revocations(self, message: messages.Revocations) -> list[Outgoing]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Table, delete, select, update
 from vigil.core import cbor
 from vigil.core.statements.bodies import Receipt
 from vigil.core.statements.envelope import Statement, read
-from vigil.gateway.domain import REFUSED, UNSETTLED, outcome_of
+from vigil.gateway.domain import FORWARDED, REFUSED, UNKNOWN, UNSETTLED, outcome_of
 from vigil.gateway.store import COMMAND, RECEIPT, digest_range, is_prefix
 
 KEPT_REFUSALS: Final = 10_000
@@ -117,6 +117,21 @@ def follow_receipts(connection: Connection, receipt: Statement[Receipt], *, now:
             COMMAND.c.outcome.in_(UNSETTLED),
         )
         .values(outcome=str(newest.outcome), reason=newest.reason or "", update_time=now, settled=True)
+    )
+
+
+def never_begun(
+    connection: Connection, *, device: str, request_id: bytes, reason: str, status: bytes, now: int
+) -> None:
+    """Note of what went to a device and was never answered that the device did nothing of it."""
+    connection.execute(
+        update(COMMAND)
+        .where(
+            COMMAND.c.device == device,
+            COMMAND.c.request_id == request_id,
+            COMMAND.c.outcome.in_((FORWARDED, UNKNOWN)),
+        )
+        .values(outcome=REFUSED, reason=reason, status=status, update_time=now)
     )
 
 

@@ -97,14 +97,43 @@ class Receipts:
         ]
 
     async def query(self, session: Session, request_id: bytes) -> gateway_pb2.DeviceReceipt:
-        """Ask a device what became of a request; its receipts are kept when this returns. Raises DEVICE_OFFLINE."""
+        """Ask a device what became of a request; its receipts are kept when this returns. Raises DEVICE_OFFLINE.
+
+        A device takes what comes over its link in order, and what came over an earlier link is gone with that: if it
+        has no record of the request now, it did nothing of it, and no command of it is unknown any longer.
+        """
 
         def ask(call_id: int) -> gateway_pb2.ConnectResponse:
             query = gateway_pb2.ReceiptQuery(call_id=call_id, request_id=request_id)
             return gateway_pb2.ConnectResponse(receipt_query=query)
 
         reply: gateway_pb2.DeviceReceipt = await session.ask(ask, seconds=QUERY_S)
+        if not reply.receipts and reply.HasField("error"):
+            refusal = status.from_status(reply.error)
+            if refusal.reason is Reason.RESOURCE_NOT_FOUND:
+                await self._never_begun(session.device_id, request_id)
         return reply
+
+    async def _never_begun(self, device_id: str, request_id: bytes) -> None:
+        refusal = refused(
+            Reason.RESOURCE_NOT_FOUND,
+            "The device has no record of this request: it did nothing of it.",
+            lifted_by="a new command",
+            who="the requester",
+        )
+        said, now = status.to_status(refusal).SerializeToString(), self._clock.now()
+
+        def write(connection: Connection) -> None:
+            command_store.never_begun(
+                connection,
+                device=device_id,
+                request_id=request_id,
+                reason=str(refusal.reason),
+                status=said,
+                now=now,
+            )
+
+        await self._database.write(write, vital=True)
 
     async def take(self, session: Session, message: gateway_pb2.DeviceReceipt) -> None:
         """One message of a device: receipts of one request, or why there is none."""

@@ -181,6 +181,29 @@ async def test_no_receipt_means_unknown_and_a_later_one_settles_it(at: Hospital)
     assert len([one for one in at.pump.seen if one.WhichOneof("message") == "bundle"]) == 1
 
 
+@pytest.mark.holds("killed-between-steps")
+async def test_what_the_device_has_no_record_of_is_unknown_no_longer(at: Hospital) -> None:
+    at.pump.outcomes = []
+    prepared = await at.me.prepare("diagnose")
+    intent = at.world.intent("diagnose")
+    command = at.world.command(intent, prepared.nonce)
+    assert await reason_of(at.me.submit(intent, command, seconds=GIVEN_UP)) is Reason.OUTCOME_UNKNOWN
+    nothing = refused(Reason.RESOURCE_NOT_FOUND, "the device has no record of such a request")
+    at.pump.forgot = status.to_status(nothing)
+    request = pb.GetReceiptRequest(device_id=DEVICE, request_id=intent.body.request_id)
+    asked = status.translated(at.me.commands.GetReceipt(request, timeout=10))
+    assert await reason_of(asked) is Reason.RESOURCE_NOT_FOUND
+    record = await at.command(command.digest.hex())
+    assert (record.outcome, record.reason) == ("refused", "RESOURCE_NOT_FOUND")
+    # The very command is worth nothing any more; the request is as good as ever.
+    assert await reason_of(at.me.submit(intent, command, seconds=5)) is Reason.RESOURCE_NOT_FOUND
+    at.pump.outcomes = [b.Outcome.APPLIED]
+    another = at.world.command(intent, (await at.me.prepare("diagnose")).nonce)
+    answer = await at.me.submit(intent, another)
+    assert read(answer.receipts[-1], b.Receipt).body.outcome is b.Outcome.APPLIED
+    assert (await at.command(command.digest.hex())).outcome == "refused"
+
+
 async def test_a_staged_command_is_followed_to_its_end(at: Hospital) -> None:
     at.pump.outcomes = [b.Outcome.ACCEPTED, b.Outcome.STAGED]
     prepared = await at.me.prepare("diagnose")

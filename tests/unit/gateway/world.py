@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.rpc import status_pb2
 from prometheus_client import CollectorRegistry
 
 from tests.support.pki import DEVICE, ORGANIZATION, SITE, Credential, TestPki
@@ -376,6 +377,7 @@ class Pump:
         self.seen: list[pb.ConnectResponse] = []
         self.kept: dict[bytes, list[bytes]] = {}
         self.answer_query = True
+        self.forgot: status_pb2.Status | None = None
         self.on_attest_now: Callable[[], Any] | None = None
         self.news = asyncio.Event()
         self.call = link.Connect()
@@ -471,7 +473,10 @@ class Pump:
                 await self._carry_out(message.bundle)
             case "receipt_query" if self.answer_query:
                 query = message.receipt_query
-                reply = pb.DeviceReceipt(call_id=query.call_id, receipts=self.kept.get(query.request_id, []))
+                kept = self.kept.get(query.request_id, [])
+                reply = pb.DeviceReceipt(
+                    call_id=query.call_id, receipts=kept, error=None if kept else self.forgot
+                )
                 await self.say(receipt=reply)
             case "attest_now" if self.on_attest_now is not None:
                 await self.on_attest_now()
