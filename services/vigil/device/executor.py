@@ -63,11 +63,18 @@ class Executor:
         self._on_change = on_change
         self.staged: dict[bytes, tuple[Row, Admission]] = {}
         self.restart_wanted = False
-        self._unsettled = False  # something that was done, or not, and that the flash did not take
+        self._unsettled = False  # the flash did not take something to the end since
         self.news = True  # receipts that no link has carried may lie there from before the start
 
     def run(self, admission: Admission) -> tuple[bytes, ...]:
         """Execute or stage; answers the receipts. Raises STORAGE_UNAVAILABLE, and then nothing was confirmed."""
+        try:
+            return self._run(admission)
+        except Refused:
+            self._unsettled = True
+            raise
+
+    def _run(self, admission: Admission) -> tuple[bytes, ...]:
         if admission.action.effect is Effect.DIAGNOSE and not admission.staged:
             return (self._read_out(admission),)
         # Device check 8: journal and 'about to execute' leaf, on disk, before anything else.
@@ -128,7 +135,17 @@ class Executor:
         self._hardware.artifacts.keep(frozenset(target.digest for target in wanted if target is not None))
 
     def advance(self, view: View, *, head_age_s: float) -> bool:
-        """Apply, abandon or leave each staged command; True when one waits for nothing but a fresh head."""
+        """Apply, abandon or leave each staged command; True when one waits for nothing but a fresh head.
+
+        Raises STORAGE_UNAVAILABLE.
+        """
+        try:
+            return self._advance(view, head_age_s)
+        except Refused:
+            self._unsettled = True
+            raise
+
+    def _advance(self, view: View, head_age_s: float) -> bool:
         head_wanted = False
         for row, admission in list(self.staged.values()):
             if row.request_id not in self.staged or self.restart_wanted:
@@ -172,18 +189,23 @@ class Executor:
                 self._hardware.slots.settle()
 
     def settle(self) -> None:
-        """Say of what the flash did not take that it was interrupted, as soon as it takes something again."""
-        if not self._unsettled or self.restart_wanted:
+        """Say of what the flash did not take to the end that it was interrupted, once it takes something again."""
+        if not self._unsettled or self._hardware.slots.pending is not None:
             return
         try:
             with self._store.transaction():
                 for row in self._journal.executing():
                     self._journal.move(row.request_id, State.FINAL)
                     self._receipt(row, Outcome.INTERRUPTED)
+                for staged in self._journal.staged():
+                    if staged.row.request_id not in self.staged:
+                        self._journal.move(staged.row.request_id, State.FINAL)
+                        self._receipt(staged.row, Outcome.ABANDONED, Reason.STORAGE_UNAVAILABLE)
         except Refused as error:
             _LOG.warning("%s: what was interrupted is not settled yet: %s", self._device_id, error)
         else:
             self._unsettled = False
+            self.news = True  # a receipt that lies there was perhaps told to nobody
 
     def _apply(self, row: Row, admission: Admission, view: View) -> None:
         if admission.action.effect is Effect.UPDATE:
@@ -224,7 +246,6 @@ class Executor:
         """Device checks 9 and 10: effect, its leaf and the receipt, durable together. Raises STORAGE_UNAVAILABLE:
         whether it happened is then for `settle` to say, or for the next start.
         """
-        self._unsettled = True
         try:
             with self._store.transaction():
                 data = self._effect(row, admission, view)
@@ -237,7 +258,6 @@ class Executor:
             with self._store.transaction():
                 self._journal.move(row.request_id, State.FINAL)
                 self._receipt(row, Outcome.FAILED, error.reason, answered=view is None)
-        self._unsettled = False
         if admission.action.effect not in _UNATTESTED:
             self._on_change()
 

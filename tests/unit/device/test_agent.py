@@ -219,11 +219,14 @@ def test_what_a_failing_flash_left_open_is_settled_when_it_takes_something_again
         assert answer.error.reason is Reason.STORAGE_UNAVAILABLE
         pump.agent.tick()
     assert begun > 2
+    # Another command that goes through does not hide what was left.
+    assert receipt(pump.command("diagnose")).outcome is b.Outcome.APPLIED
+    assert receipt(pump.command(SET, {"occlusion_pressure": 260})).outcome is b.Outcome.APPLIED
     # Without a restart.
     pump.agent.tick()
     (said,) = of_kind(pump.agent.handle(messages.ReceiptQuery(1, intent.body.request_id)), messages.Receipts)
     assert receipt(said).outcome is b.Outcome.INTERRUPTED
-    assert pump.hardware.configuration.settings["occlusion_pressure"] == 250
+    assert pump.hardware.configuration.settings["occlusion_pressure"] == 260
     assert pump.command(SET, PRESSURE, intent=intent).receipts == said.receipts
 
 
