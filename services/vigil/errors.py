@@ -84,6 +84,7 @@ class Reason(StrEnum):
     OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
     # Proofs, as the device finds them.
     NOT_RECORDED = "NOT_RECORDED"
+    NOT_WITNESSED = "NOT_WITNESSED"
     NONCE_UNKNOWN = "NONCE_UNKNOWN"
     NONCE_USED = "NONCE_USED"
     NONCE_EXPIRED = "NONCE_EXPIRED"
@@ -153,6 +154,7 @@ STATUS_OF: Mapping[Reason, Status] = {
         (
             Reason.SIGNATURE_INVALID,
             Reason.NOT_RECORDED,
+            Reason.NOT_WITNESSED,
             Reason.NONCE_UNKNOWN,
             Reason.NONCE_USED,
             Reason.NONCE_EXPIRED,

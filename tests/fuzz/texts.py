@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.fuzz.harness import Harness, expect
 from tests.fuzz.source import Source, pack, text
-from vigil.core import merkle, udi
+from vigil.core import merkle, notes, udi
 from vigil.core.merkle import Frontier
-from vigil.evidence import notes
 from vigil.rpc import paging
 
 _KEY: Final = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"a note's key").digest())

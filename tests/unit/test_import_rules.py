@@ -8,7 +8,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "services" / "vigil"
 ROOMS = frozenset(
-    {"identity", "release", "attestation", "policy", "revocation", "recall", "evidence", "gateway", "console"}
+    {
+        "identity",
+        "release",
+        "attestation",
+        "policy",
+        "revocation",
+        "recall",
+        "evidence",
+        "gateway",
+        "console",
+        "witness",
+    }
+    | {"witness"}
 )
 SHARED = frozenset({"errors", "core", "rpc", "feed", "storage", "api"})
 MAY_IMPORT = {
@@ -19,7 +31,7 @@ MAY_IMPORT = {
     "storage": frozenset({"errors", "core"}),
     "feed": frozenset({"errors", "core", "api", "rpc", "storage"}),
     "device": frozenset({"errors", "core", "api", "rpc"}),
-    "cli": frozenset({"errors", "core", "api", "rpc", "verify", "run", "demo", "device"}),
+    "cli": frozenset({"errors", "core", "api", "rpc", "verify", "run", "demo", "device", "witness.founding"}),
     "run": frozenset({"errors", "core", "api", "rpc", "identity.ceremony", "cli"}),
     # The captured gateway of the demonstration is the real one with a tap on its wire.
     "demo": frozenset({"errors", "core", "api", "rpc", "cli", "run", "device", "verify", "gateway"}),

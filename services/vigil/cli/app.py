@@ -26,6 +26,7 @@ from vigil.cli import (
     running,
     site,
     status,
+    witness,
 )
 from vigil.cli.options import Options, OutputMode
 
@@ -82,6 +83,7 @@ for _name, _group in (
     ("voucher", manufacturer.voucher_app),
     ("context", context.app),
     ("policy", policy.app),
+    ("witness", witness.app),
 ):
     if _group is not None:
         app.add_typer(_group, name=_name)

@@ -308,6 +308,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "reinstatement": extended(_REVOCATION, complete=FLAG),
     "reinstatement-begun": shape(epoch=NUMBER, ids=TEXTS, file=TEXT, complete=FLAG),
     "coverage": of_message(revocation_pb2.Coverage),
+    "witness": shape(name=TEXT, verifier_key=TEXT, listen=TEXT, config=TEXT),
 }
 """By name of the file under docs/cli-schemas."""
 
@@ -382,6 +383,8 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "up": ("ready",),
     "version": ("version",),
     "voucher sign": ("voucher",),
+    "witness init": ("witness",),
+    "witness run": (),
 }
 """Which shape each command writes; any of them may write `error` instead."""
 

@@ -18,9 +18,7 @@ from vigil.core import cbor
 from vigil.core.certificates import EVERY, Identity, Kind
 from vigil.core.digest import DIGEST_BYTES, sha256
 from vigil.core.merkle import EMPTY_ROOT, Frontier, leaf_hash, node_hash
-from vigil.core.statements.envelope import Number
-from vigil.errors import Reason, Refused, refused
-from vigil.evidence.notes import (
+from vigil.core.notes import (
     Checkpoint,
     check_advance,
     checkpoint_text,
@@ -32,6 +30,8 @@ from vigil.evidence.notes import (
     sign_note,
     verifier_key,
 )
+from vigil.core.statements.envelope import Number
+from vigil.errors import Reason, Refused, refused
 
 __all__ = [
     "Admitted",

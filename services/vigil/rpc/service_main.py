@@ -47,7 +47,7 @@ PR_SET_PDEATHSIG = 1
 PARENT_FD = "VIGIL_PARENT_FD"
 READY_FD = "VIGIL_READY_FD"
 
-ConfigT = TypeVar("ConfigT", bound="BaseServiceConfig")
+ConfigT = TypeVar("ConfigT", bound="ProcessConfig")
 Serve = Callable[[ConfigT, "Process"], Awaitable[None]]
 
 
@@ -55,20 +55,15 @@ class ConfigError(VigilError):
     """The configuration cannot be used."""
 
 
-class BaseServiceConfig(BaseModel):
-    """What every service is told. Relative paths are relative to the folder of the configuration file."""
+class ProcessConfig(BaseModel):
+    """What every process is told. Relative paths are relative to the folder of the configuration file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    data_dir: Path = Field(description="The service's own folder, for its database.")
+    data_dir: Path = Field(description="The process's own folder, for its database.")
     listen: str = Field(
         description="host:port to serve on; port 0 takes a free one.", pattern=r"^\S+:\d{1,5}$"
     )
-    trust_domain: str = Field(description="The trust domain, a DNS name.", min_length=1)
-    certificate: Path = Field(description="PEM: the service's certificate and its intermediate.")
-    key: Path = Field(description="PEM: the key of that certificate.")
-    trust: Path = Field(description="trust.json: the root and the intermediates.")
-    peers: dict[str, str] = Field(default_factory=dict, description="host:port of other services, by role.")
     metrics_listen: str = Field(
         default="",
         description="host:port for Prometheus; empty serves no metrics.",
@@ -85,6 +80,16 @@ class BaseServiceConfig(BaseModel):
         if isinstance(value, Path) and base is not None:
             return base / value.expanduser()
         return value
+
+
+class BaseServiceConfig(ProcessConfig):
+    """What every service of an installation is told besides: who it is, and whom it knows."""
+
+    trust_domain: str = Field(description="The trust domain, a DNS name.", min_length=1)
+    certificate: Path = Field(description="PEM: the service's certificate and its intermediate.")
+    key: Path = Field(description="PEM: the key of that certificate.")
+    trust: Path = Field(description="trust.json: the root and the intermediates.")
+    peers: dict[str, str] = Field(default_factory=dict, description="host:port of other services, by role.")
 
     @property
     def tls(self) -> TlsFiles:
