@@ -41,7 +41,8 @@ class Site:
     """``async with Site(pumps=64, technicians=16)``: `vigil up`, and a gateway with a fleet at each of ``sites``.
 
     The pumps and the technicians stand at the sites in turn. ``metrics``: every process but the fleets serves
-    Prometheus (`metrics_of`). ``casts``: people besides the technicians and those who set everything up.
+    Prometheus (`metrics_of`). ``casts``: people besides the technicians and those who set everything up. ``apart``: the
+    first pump of each site has a process to itself, as every pump has a processor to itself.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Site:
         metrics: bool = False,
         casts: Sequence[Cast] = (),
         attested_s: float = 120.0,
+        apart: bool = False,
     ) -> None:
         self.sites = tuple(sites)
         self._pumps = pumps
@@ -64,6 +66,8 @@ class Site:
         self._metrics = metrics
         self._casts = tuple(casts)
         self._attested_s = attested_s
+        self._apart = apart
+        self._fleets: dict[str, FleetProcess] = {}
         self._given: set[int] = set()
         self._stack = AsyncExitStack()
         self.world: demo.World
@@ -110,11 +114,10 @@ class Site:
         """The pids of everything that runs, by name; with one site its two are called gateway and pumps."""
         found = dict(self.world.installation.pids)
         marks: dict[str, str] = {}
-        for site, fleet in zip(self.sites, self.world.fleets, strict=True):
-            of_site = f" {site}" if len(self.sites) > 1 else ""
+        for site in self.sites:
             gateway = self.world.folder.gateway(self.world.gateways[site])
-            marks[str(gateway / "gateway.toml")] = f"gateway{of_site}"
-            marks[str(fleet.folder)] = f"pumps{of_site}"
+            marks[str(gateway / "gateway.toml")] = f"gateway{self._of(site)}"
+        marks |= {str(fleet.folder): name for name, fleet in self._fleets.items()}
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().decode().split("\0")
@@ -122,6 +125,9 @@ class Site:
                 continue
             found.update({marks[word]: int(process.name) for word in words if word in marks})
         return {**found, "client": os.getpid()}
+
+    def _of(self, site: str) -> str:
+        return f" {site}" if len(self.sites) > 1 else ""
 
     def metrics_of(self) -> dict[str, str]:
         """Where each process serves its metrics, by the names of `processes`."""
@@ -231,18 +237,12 @@ class Site:
         world = self.world
         made: list[tuple[str, FleetProcess, Manufactured]] = []
         for place, site in enumerate(self.sites):
-            folder = world.home / "pumps" / site
-            folder.mkdir(mode=0o700, parents=True)
-            fleet = FleetProcess(
-                folder, control=world.sockets / f"{site}.sock", log=world.home / f"fleet-{site}.log"
-            )
-            world.fleets.append(fleet)
-            numbers = range(place, self._pumps, len(self.sites))
-            made += [
-                (site, fleet, pump) for pump in await asyncio.to_thread(self._make_pumps, folder, numbers)
-            ]
-            await fleet.start()
             world.pumps[site] = []
+            numbers = range(place, self._pumps, len(self.sites))
+            if self._apart:
+                made += await self._fleet(site, f"pump apart{self._of(site)}", numbers[:1])
+                numbers = numbers[1:]
+            made += await self._fleet(site, f"pumps{self._of(site)}", numbers)
         scribe, turns, done = maker.scribe("voucher"), asyncio.Semaphore(ENROL_AT_ONCE), 0
 
         async def one(site: str, fleet: FleetProcess, pump: Manufactured) -> None:
@@ -255,6 +255,24 @@ class Site:
         await asyncio.gather(*(one(*each) for each in made))
         for pumps in world.pumps.values():
             pumps.sort(key=lambda pump: pump.name)
+
+    async def _fleet(
+        self, site: str, name: str, numbers: Iterable[int]
+    ) -> list[tuple[str, FleetProcess, Manufactured]]:
+        """Make pumps and switch them on in a process of their own."""
+        mark = f"{site}-{len(self._fleets)}"
+        folder = self.world.home / "pumps" / mark
+        folder.mkdir(mode=0o700, parents=True)
+        fleet = FleetProcess(
+            folder,
+            control=self.world.sockets / f"{mark}.sock",
+            log=self.world.home / f"fleet-{mark}.log",
+        )
+        self._fleets[name] = fleet
+        self.world.fleets.append(fleet)
+        made = await asyncio.to_thread(self._make_pumps, folder, numbers)
+        await fleet.start()
+        return [(site, fleet, pump) for pump in made]
 
     def _make_pumps(self, folder: Path, numbers: Iterable[int]) -> list[Manufactured]:
         build = self.world.builds[0]

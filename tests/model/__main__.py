@@ -6,6 +6,7 @@
 """
 
 import argparse
+import hashlib
 import os
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.model import golden
+from tests.model import chance, golden
 from tests.model.ledger import PROPERTIES
 from tests.model.mutants import MUTANTS
 from tests.model.play import play, quiet
@@ -63,6 +64,7 @@ def main() -> int:
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "tests.model", *sys.argv[1:]], environment)
     quiet()
+    chance.fix()
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=place, prefix="vigil-model-") as name:
         folder = Path(name)
@@ -101,6 +103,7 @@ def _mutants(world: golden.Golden, folder: Path, jobs: int) -> int:
 
 def _explore(world: golden.Golden, arguments: argparse.Namespace, folder: Path) -> int:
     counts: Counter[str] = Counter()
+    told: dict[int, str] = {}
     failing: list[int] = []
     began, seconds, done = time.monotonic(), 0.0, 0
     seeds = range(arguments.first, arguments.first + arguments.schedules)
@@ -111,6 +114,7 @@ def _explore(world: golden.Golden, arguments: argparse.Namespace, folder: Path) 
             done += 1
             seconds += outcome["seconds"]
             counts.update(outcome["counts"])
+            told[outcome["seed"]] = outcome["digest"]
             progress.advance(bar)
             if outcome["findings"]:
                 failing.append(outcome["seed"])
@@ -123,6 +127,8 @@ def _explore(world: golden.Golden, arguments: argparse.Namespace, folder: Path) 
     _say(
         f"{done} schedules, {seconds / 3600:.1f} hours of virtual time in {spent:.0f} s; {len(failing)} fail"
     )
+    whole = hashlib.sha256("".join(told[seed] for seed in seeds).encode()).hexdigest()[:16]
+    _say(f"what happened in all of them: {whole}")
     for name in SHOWN:
         _say(f"{counts[name]:>14,}  {name}")
     if arguments.record:

@@ -95,6 +95,7 @@ async def run(size: Size, progress: Progress) -> Found:
         metrics=True,
         casts=casts,
         attested_s=600.0,
+        apart=True,
         progress=lambda part: progress("enrolling pumps", 0.4 * part),
     )
     async with site:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from vigil.api.feed.v1 import feed_pb2
 from vigil.core.clock import Clock
+from vigil.core.ordered import OrderedSet
 from vigil.errors import Refused
 from vigil.feed.change import START, Position, Row, Scope
 from vigil.feed.outbox import Outbox
@@ -96,10 +97,10 @@ class Hub:
         self.head = START
         """What has been read and handed to the watchers."""
         self._following = False
-        self._everywhere: set[Watcher] = set()
-        self._limited: set[Watcher] = set()
-        self._at_site: dict[str, set[Watcher]] = {}
-        self._asking: set[Watcher] = set()
+        self._everywhere: OrderedSet[Watcher] = OrderedSet()
+        self._limited: OrderedSet[Watcher] = OrderedSet()
+        self._at_site: dict[str, OrderedSet[Watcher]] = {}
+        self._asking: OrderedSet[Watcher] = OrderedSet()
         self._rounds = 0
         self._wanted = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
@@ -111,7 +112,7 @@ class Hub:
         else:
             self._limited.add(watcher)
             for site in watcher.scope.sites:
-                self._at_site.setdefault(site, set()).add(watcher)
+                self._at_site.setdefault(site, OrderedSet()).add(watcher)
         if self._pump is None or self._pump.done():
             self._following = False
             self._outbox.listen(self._wanted.set)
@@ -123,7 +124,7 @@ class Hub:
         self._limited.discard(watcher)
         self._asking.discard(watcher)
         for site in watcher.scope.sites or ():
-            there = self._at_site.get(site, set())
+            there = self._at_site.get(site, OrderedSet())
             there.discard(watcher)
             if not there:
                 self._at_site.pop(site, None)
@@ -186,9 +187,8 @@ class Hub:
     def _hand_out(self, row: Row) -> None:
         readers: Iterable[Watcher] = self._limited
         if row.site and row.previous_site != "":
-            readers = self._at_site.get(row.site, set()) | self._at_site.get(
-                row.previous_site or row.site, set()
-            )
+            here = self._at_site.get(row.site, OrderedSet())
+            readers = OrderedSet((*here, *self._at_site.get(row.previous_site or row.site, ())))
         for group in (self._everywhere, readers):
             for watcher in group:
                 change = watcher.scope.visible(row)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from vigil.core.ordered import OrderedSet
 from vigil.feed.change import START, next_mark
 from vigil.feed.tables import TABLES
 from vigil.storage import Database, after_commit, at_commit, delete_keys, insert_rows, put_rows
@@ -40,7 +41,7 @@ class Outbox:
     def __init__(self, database: Database, *, retained: int = RETAINED) -> None:
         self.database = database
         self._retained = retained
-        self._listeners: set[Callable[[], None]] = set()
+        self._listeners: OrderedSet[Callable[[], None]] = OrderedSet()
 
     def put(self, connection: Connection, kind: str, key: str, value: bytes, site: str = "") -> None:
         """Inside a write function: tell readers of this value. An empty site concerns everybody."""

@@ -9,6 +9,7 @@ from vigil.api.attestation.v1 import attestation_pb2
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.core.certificates import Kind
 from vigil.core.clock import Clock
+from vigil.core.ordered import OrderedSet
 from vigil.core.revocations import RevocationState
 from vigil.core.statements.bodies import Result
 from vigil.core.statements.envelope import Statement, check, read
@@ -40,7 +41,7 @@ class Attestation:
         self._revocations = revocations
         self._clock = clock
         self._newest: dict[str, Statement[Result]] = {}
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, OrderedSet[asyncio.Future[None]]] = {}
         self._log = structlog.get_logger("vigil.gateway.attestation")
 
     def newest(self, device_id: str) -> Statement[Result] | None:
@@ -59,7 +60,7 @@ class Attestation:
     async def refresh(self, session: Session) -> None:
         """Have a device attest now and wait for its result; what it came to is policy's to judge."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(session.device_id, set())
+        waiting = self._waiting.setdefault(session.device_id, OrderedSet())
         waiting.add(future)
         try:
             if len(waiting) == 1:

@@ -8,6 +8,7 @@ from vigil.api.gateway.v1 import gateway_pb2
 from vigil.api.identity.v1 import identity_pb2
 from vigil.core.certificates import Identity
 from vigil.core.clock import Entropy
+from vigil.core.ordered import OrderedSet
 from vigil.errors import Reason, Refused, refused
 from vigil.gateway import domain
 
@@ -41,8 +42,8 @@ class Session:
         self._next_call_id = next_call_id
         self._queue: asyncio.Queue[gateway_pb2.ConnectResponse | None] = asyncio.Queue()
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._followers: set[asyncio.Event] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._followers: OrderedSet[asyncio.Event] = OrderedSet()
+        self._tasks: OrderedSet[asyncio.Task[None]] = OrderedSet()
         self._ended_by: Refused | None = None
         self.ended = False
 

@@ -15,6 +15,7 @@ from vigil.api.gateway.v1 import gateway_pb2
 from vigil.api.identity.v1 import identity_pb2
 from vigil.core.certificates import Kind
 from vigil.core.clock import Clock
+from vigil.core.ordered import OrderedSet
 from vigil.core.statements.bodies import Outcome, Receipt
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.errors import Reason, Refused, refused
@@ -76,16 +77,16 @@ class Receipts:
         self._clock = clock
         self._organization_id = organization_id
         self._site_id = site_id
-        self._waiting: dict[tuple[bytes, str], set[InFlight]] = {}
+        self._waiting: dict[tuple[bytes, str], OrderedSet[InFlight]] = {}
         self._log = structlog.get_logger("vigil.gateway.receipts")
 
     def expect(self, waiting: InFlight) -> None:
         """Bring receipts of this intent on this device here from now on."""
-        self._waiting.setdefault((waiting.intent, waiting.device_id), set()).add(waiting)
+        self._waiting.setdefault((waiting.intent, waiting.device_id), OrderedSet()).add(waiting)
 
     def done(self, waiting: InFlight) -> None:
         """Stop waiting: what comes later goes straight to the record."""
-        known = self._waiting.get((waiting.intent, waiting.device_id), set())
+        known = self._waiting.get((waiting.intent, waiting.device_id), OrderedSet())
         known.discard(waiting)
         if not known:
             self._waiting.pop((waiting.intent, waiting.device_id), None)

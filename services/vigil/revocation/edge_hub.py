@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from vigil.api.revocation.v1 import revocation_pb2, revocation_pb2_grpc
 from vigil.core.clock import Clock
+from vigil.core.ordered import OrderedSet
 from vigil.core.revocations import PathStep
 from vigil.errors import Reason, Refused, refused
 from vigil.revocation.domain import CHALLENGE_BYTES
@@ -56,7 +57,7 @@ class Hub:
     def __init__(self, *, chain: EdgeChain, clock: Clock, metrics: CollectorRegistry) -> None:
         self._chain = chain
         self._clock = clock
-        self._readers: set[Reader] = set()
+        self._readers: OrderedSet[Reader] = OrderedSet()
         self._announcement = b""
         self._announced: Place = (-1, -1)
         self._batches: dict[tuple[int, int], asyncio.Task[tuple[int, bytes]]] = {}

@@ -31,6 +31,7 @@ import uvloop
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from vigil.core.clock import Clock, Entropy, SystemClock
+from vigil.core.ordered import OrderedSet
 from vigil.errors import VigilError
 from vigil.rpc import logs
 from vigil.rpc.metrics import measure_tasks
@@ -144,7 +145,7 @@ class Process:
         self.failed = False
         self._ready_fd = ready_fd
         self._stopping = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: OrderedSet[asyncio.Task[None]] = OrderedSet()
 
     def ready(self, port: int) -> None:
         """Say that calls are answered: in the log, and to whoever started this process."""

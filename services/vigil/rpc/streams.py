@@ -17,6 +17,7 @@ import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from vigil.core.clock import Entropy
+from vigil.core.ordered import OrderedSet
 from vigil.errors import Reason, Refused, Status, refused
 from vigil.rpc import deadline, status
 from vigil.rpc.call import Requests
@@ -398,7 +399,7 @@ class _Session(Generic[ItemT, ReplyT]):
         self._unpack = unpack
         self._failed = failed
         self._room = asyncio.Semaphore(max_in_flight)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: OrderedSet[asyncio.Task[None]] = OrderedSet()
         self._wake = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self.ready: list[ReplyT] = []
