@@ -62,7 +62,8 @@ def _notes(found: Found) -> list[str]:
     left_out = sum(one.left_out for one in found.floods)
     return [
         f"answers while flooded: {told}; {left_out:,} more calls were due and not sent, for the clients were busy too",
-        "the safety actions go to a pump of each site that has a process to itself, as a pump has a processor; the flood goes to all others",
+        "safety actions go to a pump of each site that has a process to itself, as a pump has a processor",
+        "the flood goes to all others",
         f"last command let through for a credential that was revoked in the flood: {allowed:.2f} s after the commit",
         f"every site worked again {found.recovered_s:.1f} s after the flood",
         f"readers that take nothing were cut: {cut}; what they missed came when they read again",
