@@ -6,6 +6,7 @@
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import sys
@@ -110,24 +111,24 @@ def _explore(world: golden.Golden, arguments: argparse.Namespace, folder: Path) 
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stdout.isatty(), transient=True) as progress:
         bar = progress.add_task("schedules", total=len(seeds))
-        for outcome in play(world, seeds, folder, jobs=arguments.jobs):
-            done += 1
-            seconds += outcome["seconds"]
-            counts.update(outcome["counts"])
-            told[outcome["seed"]] = outcome["digest"]
-            progress.advance(bar)
-            if outcome["findings"]:
-                failing.append(outcome["seed"])
-                words = "\n    ".join(outcome["findings"])
-                progress.console.out(
-                    f"seed {outcome['seed']} fails; `make model SEED={outcome['seed']}` replays it\n    {words}"
-                )
-                sys.stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):  # what was explored until somebody had enough, counts
+            for outcome in play(world, seeds, folder, jobs=arguments.jobs):
+                done += 1
+                seconds += outcome["seconds"]
+                counts.update(outcome["counts"])
+                told[outcome["seed"]] = outcome["digest"]
+                progress.advance(bar)
+                if outcome["findings"]:
+                    failing.append(outcome["seed"])
+                    words = "\n    ".join(outcome["findings"])
+                    again = f"`make model SEED={outcome['seed']}` replays it"
+                    progress.console.out(f"seed {outcome['seed']} fails; {again}\n    {words}")
+                    sys.stdout.flush()
     spent = time.monotonic() - began
     _say(
         f"{done} schedules, {seconds / 3600:.1f} hours of virtual time in {spent:.0f} s; {len(failing)} fail"
     )
-    whole = hashlib.sha256("".join(told[seed] for seed in seeds).encode()).hexdigest()[:16]
+    whole = hashlib.sha256("".join(told[seed] for seed in sorted(told)).encode()).hexdigest()[:16]
     _say(f"what happened in all of them: {whole}")
     for name in SHOWN:
         _say(f"{counts[name]:>14,}  {name}")
