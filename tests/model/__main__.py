@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -64,6 +65,8 @@ def main() -> int:
         # The order of sets of texts is part of a schedule.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         os.execve(sys.executable, [sys.executable, "-m", "tests.model", *sys.argv[1:]], environment)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     quiet()
     chance.fix()
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
