@@ -444,3 +444,20 @@ async def test_the_spool_sets_aside_what_the_log_refuses(
     await owner.drained()
     assert sorted(data for data, _ in owner.recorded) == sorted(good)
     assert await owner.spool.set_aside() == 2
+
+
+@pytest.mark.holds("storage-failures")
+async def test_what_a_commit_told_nobody_of_is_found_at_the_second_look(world: World, owner: Owner) -> None:
+    """A commit that succeeded and was told as failed wakes nobody: the spool looks again all the same."""
+    statement = world.writer.hold().data
+    await owner.put(world.writer.hold().data)
+    await owner.drained()
+    before = owner.spool._wake.set
+    owner.spool._wake.set = lambda: None  # type: ignore[method-assign]
+    try:
+        await owner.put(statement)
+    finally:
+        owner.spool._wake.set = before  # type: ignore[method-assign]
+    assert not owner.spool._wake.is_set()
+    await owner.drained()
+    assert owner.recorded[-1][0] == statement
