@@ -368,22 +368,39 @@ def _check_permit(
         )
     if parties.not_recorded is not None:
         raise parties.not_recorded
-    if read_one.permit is None or read_one.bundle.permit_recorded is None:
+    body, signers = _check_permit_signers(read_one, view)
+    if body.answer is not Answer.ALLOW or body.action_class is not action.action_class:
+        raise refused(Reason.POLICY_DENIED, "the decision does not allow this action in its class")
+    _check_permit_is_for(body, read_one, view)
+    _check_permit_rests_on(body, action, view)
+    if any(obligation.kind not in OBLIGATIONS for obligation in body.obligations):
+        raise refused(Reason.POLICY_DENIED, "the permit obliges the device to something it does not know")
+    # Break-glass: never T, D or a rollback.
+    if body.mode == "break-glass" and (
+        action.action_class in (ActionClass.T, ActionClass.D) or read_one.downgrade is not None
+    ):
+        raise refused(
+            Reason.POLICY_DENIED, "break-glass reaches no therapy, destroys nothing, rolls nothing back"
+        )
+    return body, signers
+
+
+def _check_permit_signers(read_one: ReadBundle, view: View) -> tuple[Decision, tuple[Identity, ...]]:
+    """Who signed the permit and who its record: of the right kind, not revoked, and both signatures hold."""
+    permit, proof = read_one.permit, read_one.bundle.permit_recorded
+    if permit is None or proof is None:
         raise refused(Reason.NOT_RECORDED, "there is no permit, or none that is on record")
-    permit = read_one.permit
-    # The signer is of the right kind, not revoked, not on the root list; the signature holds.
     signer = view.verifier.verify(permit.chain, at=view.now, kinds=_SIGNER)
     check(permit, signer)
     checks.check_not_revoked(signer, view)
-    _, recorder = check_recorded(
-        read_one.bundle.permit_recorded, permit.digest, view.verifier, verified=read_one.commits
-    )
+    _, recorder = check_recorded(proof, permit.digest, view.verifier, verified=read_one.commits)
     checks.check_not_revoked(recorder, view)
-    body = permit.body
-    if body.answer is not Answer.ALLOW or body.action_class is not action.action_class:
-        raise refused(Reason.POLICY_DENIED, "the decision does not allow this action in its class")
+    return permit.body, (signer, recorder)
+
+
+def _check_permit_is_for(body: Decision, read_one: ReadBundle, view: View) -> None:
+    """This command, intent, device, nonce, and the profile that the device has."""
     command = read_one.command
-    # Digests, device, nonce, profile.
     if (
         body.command != command.digest
         or body.intent != read_one.intent.digest
@@ -399,6 +416,10 @@ def _check_permit(
             lifted_by="asking again, once the newer profile has reached both",
             who="the requester",
         )
+
+
+def _check_permit_rests_on(body: Decision, action: ActionSpec, view: View) -> None:
+    """What it was decided with is not older than what the device knows, of revocations and of itself."""
     # The permit's epoch is not below the highest head held for more than 8 s; permits move nothing.
     if body.era != view.revocations.era or body.epoch is None or body.epoch < view.held_epoch:
         raise refused(
@@ -417,16 +438,6 @@ def _check_permit(
             lifted_by="asking again: the device attests after every change",
             who="the requester",
         )
-    if any(obligation.kind not in OBLIGATIONS for obligation in body.obligations):
-        raise refused(Reason.POLICY_DENIED, "the permit obliges the device to something it does not know")
-    # Break-glass: never T, D or a rollback.
-    if body.mode == "break-glass" and (
-        action.action_class in (ActionClass.T, ActionClass.D) or read_one.downgrade is not None
-    ):
-        raise refused(
-            Reason.POLICY_DENIED, "break-glass reaches no therapy, destroys nothing, rolls nothing back"
-        )
-    return body, (signer, recorder)
 
 
 def _target(read_one: ReadBundle, action: ActionSpec, view: View) -> Target | None:
