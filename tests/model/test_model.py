@@ -58,6 +58,15 @@ def test_a_seed_replays_in_another_process() -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_what_happens_does_not_depend_on_the_process() -> None:
+    """A seed that fails among thousands fails alone: neither addresses nor keys decide what comes first."""
+    runs = [model("--first", "1600", "--schedules", "40", "--jobs", jobs).stdout for jobs in ("1", "2")]
+    assert len({next(line for line in run.splitlines() if "in all of them" in line) for run in runs}) == 1
+
+
+@pytest.mark.holds("killed-between-steps")
+@pytest.mark.thorough
 @pytest.mark.timeout(3_600)
 def test_what_is_broken_on_purpose_is_found() -> None:
     ran = model("--mutants", seconds=3_500)
