@@ -1,7 +1,7 @@
 """``python -m tests.soak.flood``: valid credentials that ask for far more than they may have, in a process of its own.
 
 An open loop: whatever became of the calls before, the next one leaves when it is due. Reads one line of JSON (`Order`)
-from stdin and writes one (`Outcome`) to stdout. Besides commands it sends what must never be let through.
+from stdin and writes one (`Outcome`) to the file it is told. Besides commands it sends what must never be let through.
 """
 
 import asyncio
@@ -182,31 +182,30 @@ class Flood:
         )
 
 
-async def flooded(order: Order) -> Outcome:
-    """Run one flood in a process of its own, which ends with this one."""
+async def flooded(order: Order, told: Path) -> Outcome:
+    """Run one flood in a process of its own, which ends with this one; what it saw it writes to the file ``told``."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.soak.flood"),
+        *(sys.executable, "-m", "tests.soak.flood", str(told)),
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "GRPC_VERBOSITY": "NONE"},
         start_new_session=True,
     )
     try:
-        told, _ = await process.communicate(json.dumps(asdict(order)).encode())
+        await process.communicate(json.dumps(asdict(order)).encode())
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
         raise RuntimeError(f"a flood ended with {process.returncode}")
-    return Outcome.from_json(told)
+    return Outcome.from_json(await asyncio.to_thread(told.read_bytes))
 
 
 def main() -> None:
     """One order, one outcome."""
     order = Order(**json.loads(sys.stdin.buffer.read()))
     outcome = uvloop.run(Flood(order).run())
-    sys.stdout.write(outcome.to_json())
+    Path(sys.argv[1]).write_text(outcome.to_json())
 
 
 if __name__ == "__main__":

@@ -202,7 +202,10 @@ class _Soak:
         victim = people[0][0]
         orders = [self._order(people[number::FLOODERS], victim) for number in range(FLOODERS)]
         began = time.monotonic()
-        floods = [asyncio.create_task(flood.flooded(order)) for order in orders]
+        floods = [
+            asyncio.create_task(flood.flooded(order, self._world.home / f"flood-{number}.json"))
+            for number, order in enumerate(orders)
+        ]
         watching = asyncio.create_task(self._watch(most))
         await asyncio.sleep(size.flood_s / 6)
         revoking = asyncio.create_task(self._revoke(victim, size.flood_s / 4))
