@@ -30,6 +30,7 @@ _BASE64, _HEX = "Base64 High Entropy String", "Hex High Entropy String"
 NO_SECRETS: Final = {"abcdefghijklmnopqrstuvwxyz234567": "the alphabet of base32 (RFC 4648 section 6)"}
 ALLOWED: Final = {
     ("tests/unit/core/.*", _HEX): "test vectors of RFC 8949, RFC 9679, FIPS 180 and RFC 6962",
+    (r"tests/unit/core/test_cosignatures\.py", _BASE64): "the example of C2SP tlog-cosignature",
     ("tests/unit/evidence/.*", _BASE64): "a published key of a signed note",
     (r"tests/unit/release/cosign-envelope\.json", _BASE64): "a signature and its payload",
     (r"tests/unit/release/cosign-envelope\.json", _HEX): "digests",

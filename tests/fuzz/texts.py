@@ -11,7 +11,10 @@ from tests.fuzz.harness import Harness, expect
 from tests.fuzz.source import Source, pack, text
 from vigil.core import merkle, notes, udi
 from vigil.core.merkle import Frontier
+from vigil.core.witness_policy import parse_witness_policy
+from vigil.evidence.witnessing import request_body
 from vigil.rpc import paging
+from vigil.witness.domain import KnownLogs, Rejected, check_follows, parse_request
 
 _KEY: Final = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"a note's key").digest())
 _PUBLIC: Final = _KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -70,6 +73,67 @@ def _verifier_key(data: bytes) -> bool:
     name, key = notes.parse_verifier_key(given)
     expect(notes.verifier_key(name, key) == given, "an accepted verifier key has another form")
     return True
+
+
+def _cosigned(data: bytes) -> bool:
+    """What a witness answers, or the input as the text under a sound cosignature."""
+    source = Source(data)
+    signed, at, given = source.number(1) & 1, source.number(), text(source.rest())
+    key, lines = notes.cosigner_key(_NAME, _PUBLIC), given
+    if signed:
+        given = given.encode("utf-8", "replace").decode()
+        lines = notes.cosign(given, time=at % 2**63, name=_NAME, public_key=_PUBLIC, sign=_KEY.sign)
+    found = notes.find_cosignature(given, notes.parse_signatures(lines), key)
+    expect(not signed or found == notes.Cosignature(_NAME, at % 2**63, lines), "a sound cosignature is lost")
+    return found is not None
+
+
+def cosigned_seeds() -> Iterator[bytes]:
+    """A cosignature to be made, and one of another text."""
+    body = notes.checkpoint_text(_NAME, 42, bytes(32))
+    at = (1_790_000_000).to_bytes(8, "big")
+    yield b"\x01" + at + body.encode()
+    line = notes.cosign(body, time=1_790_000_000, name=_NAME, public_key=_PUBLIC, sign=_KEY.sign)
+    yield b"\x00" + at + line.encode()
+
+
+def _witness_request(data: bytes) -> bool:
+    """A request of add-checkpoint; nothing but the documented answers comes of it."""
+    try:
+        asked = parse_request(data)
+        signed = KnownLogs([notes.verifier_key(_NAME, _PUBLIC)]).open(asked.note)
+        check_follows(asked, signed.head, None)
+    except Rejected as rejected:
+        expect(rejected.status in (400, 403, 404, 409, 422), "an answer that tlog-witness does not know")
+        return False
+    return True
+
+
+def witness_request_seeds() -> Iterator[bytes]:
+    """Taken, in conflict, without a proof, of another log."""
+    note = notes.sign_note(
+        notes.checkpoint_text(_NAME, 42, bytes(32)), name=_NAME, public_key=_PUBLIC, sign=_KEY.sign
+    )
+    for old, path in ((0, ()), (1, ()), (0, (bytes(32),)), (43, ())):
+        yield request_body(old, path, note)
+    yield request_body(0, (), note.replace(_NAME, "other.test/evidence"))
+
+
+def _policy(data: bytes) -> bool:
+    """Whatever is read can be held against what witnesses say."""
+    policy = parse_witness_policy(text(data))
+    expect(policy.quorum == "none" or not policy.satisfied({}), "nobody's word is enough")
+    everybody = dict.fromkeys(policy.witnesses, "")
+    expect(policy.satisfied(everybody), "everybody's word is not enough")
+    return True
+
+
+def policy_seeds() -> Iterator[bytes]:
+    """One witness, none, a group."""
+    key = notes.cosigner_key("w", _PUBLIC)
+    yield f"log {notes.verifier_key(_NAME, _PUBLIC)} https://log\nwitness w {key} http://w\nquorum w\n".encode()
+    yield b"# nobody\nquorum none\n"
+    yield f"witness w {key}\ngroup g any w\ngroup h all g\nquorum h\n".encode()
 
 
 def _token(data: bytes) -> bool:
@@ -165,6 +229,27 @@ HARNESSES: Final = (
         prepare=lambda: _verifier_key,
         seeds=lambda: [notes.verifier_key(_NAME, _PUBLIC).encode()],
         max_bytes=1_024,
+    ),
+    Harness(
+        name="cosignature",
+        reads="cosignatures of witnesses (C2SP)",
+        prepare=lambda: _cosigned,
+        seeds=cosigned_seeds,
+        words=("\u2014 ".encode(),),
+    ),
+    Harness(
+        name="witness-request",
+        reads="checkpoints handed to a witness (C2SP tlog-witness)",
+        prepare=lambda: _witness_request,
+        seeds=witness_request_seeds,
+        words=(b"old ", b"\n\n", "\u2014 ".encode()),
+    ),
+    Harness(
+        name="witness-policy",
+        reads="policies of witnesses (C2SP tlog-policy)",
+        prepare=lambda: _policy,
+        seeds=policy_seeds,
+        words=(b"witness ", b"group ", b"quorum ", b" any ", b" all "),
     ),
     Harness(
         name="page-token",

@@ -20,12 +20,20 @@ START_SECONDS = 60.0
 class EvidenceProcess:
     """``python -m vigil.evidence`` on a folder; started, killed and started again on the same port."""
 
-    def __init__(self, pki: TestPki, folder: Path, *, peers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        pki: TestPki,
+        folder: Path,
+        *,
+        peers: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.pki = pki
         self.folder = folder
         self.port = 0
         self.stderr = folder / "evidence.log"
         self._peers = dict(peers or {})
+        self.settings = dict(settings or {})
         self._credential = pki.service("evidence")
         self._process: asyncio.subprocess.Process | None = None
 
@@ -108,6 +116,7 @@ class EvidenceProcess:
             "trust": str(files.trust),
             "signer_certificate": str(signers / "recorded.pem"),
             "signer_key": str(signers / "recorded.key"),
+            **self.settings,
         }
         lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         if self._peers:

@@ -1,5 +1,6 @@
 """`vigil evidence`: what is on record, proved."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
 
 app = group("The evidence log: histories, records, proofs, checkpoints. Everything is verified here.")
 
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="Take only what enough witnesses hold, by this policy (C2SP tlog-policy).",
+    ),
+]
 RecordArgument = Annotated[
     str, typer.Argument(metavar="ID", help="A record's index, or its statement's digest in hex.")
 ]
@@ -55,24 +64,24 @@ def show(ctx: typer.Context, record: RecordArgument) -> None:
 
 
 @app.command()
-def prove(ctx: typer.Context, record: RecordArgument) -> None:
+def prove(ctx: typer.Context, record: RecordArgument, *, policy: PolicyOption = None) -> None:
     """Prove one record: signature, the log's promise, inclusion under the newest checkpoint, bodies."""
 
     async def work(session: "Session") -> int:
         from vigil.cli.logbook import prove_entry
 
-        return await prove_entry(session, record)
+        return await prove_entry(session, record, policy=policy)
 
     perform(ctx, work)
 
 
 @app.command()
-def checkpoint(ctx: typer.Context) -> None:
+def checkpoint(ctx: typer.Context, *, policy: PolicyOption = None) -> None:
     """Take the newest checkpoint and prove that the log only grew since the last one seen here."""
 
     async def work(session: "Session") -> int:
         from vigil.cli.logbook import show_checkpoint
 
-        return await show_checkpoint(session)
+        return await show_checkpoint(session, policy=policy)
 
     perform(ctx, work)

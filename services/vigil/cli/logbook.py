@@ -6,7 +6,9 @@ newer checkpoint must be shown to extend the older one before it replaces it.
 
 import json
 import re
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from vigil.api.evidence.v1 import evidence_pb2 as pb
@@ -16,7 +18,9 @@ from vigil.cli.output import DONE, REFUSED, field, short
 from vigil.cli.session import Session
 from vigil.core import cose
 from vigil.core.certificates import replace_file
+from vigil.core.notes import Cosignature
 from vigil.core.statements.envelope import read_any
+from vigil.core.witness_policy import WitnessPolicy, check_witnessed, parse_witness_policy
 from vigil.errors import Reason, Refused, refused
 from vigil.verify import (
     Finding,
@@ -62,14 +66,16 @@ async def show_entry(session: Session, name: str) -> int:
     return REFUSED if value["verified"] is False else DONE
 
 
-async def prove_entry(session: Session, name: str) -> int:
+async def prove_entry(session: Session, name: str, *, policy: Path | None = None) -> int:
     """Every property of one record; exit 3 when one does not hold."""
     entry = await _entry(session, name)
-    checkpoint, tree, consistency = await _newest_checkpoint(session)
+    seen = await _newest_checkpoint(session, policy)
+    checkpoint, tree, consistency = seen.checkpoint, seen.tree, seen.consistency
     if entry.index >= tree.size:
         raise refused(
             Reason.NOT_RECORDED,
-            f"the newest checkpoint covers {tree.size} records, this one has index {entry.index}",
+            f"the newest checkpoint{' that is witnessed' if policy else ''} covers {tree.size} records, this one has "
+            f"index {entry.index}",
             lifted_by="a moment's patience: the next checkpoint",
             who="the log",
         )
@@ -100,15 +106,20 @@ async def prove_entry(session: Session, name: str) -> int:
     return DONE if holds else REFUSED
 
 
-async def show_checkpoint(session: Session) -> int:
-    """The newest checkpoint; exit 3 when the log did not only grow."""
-    checkpoint, tree, consistency = await _newest_checkpoint(session)
+async def show_checkpoint(session: Session, *, policy: Path | None = None) -> int:
+    """The newest checkpoint; exit 3 when the log did not only grow, or too few witnesses hold it."""
+    seen = await _newest_checkpoint(session, policy)
+    checkpoint, tree, consistency = seen.checkpoint, seen.tree, seen.consistency
     value = {
         "size": tree.size,
         "root": tree.root.hex(),
         "time": instant(checkpoint.time_ms),
         "verifier_key": checkpoint.verifier_key,
         "note": checkpoint.note,
+        "cosignatures": checkpoint.witnesses,
+        "witnesses": [
+            {"name": name, "time": instant(one.time * 1000)} for name, one in sorted(seen.witnesses.items())
+        ],
         "consistent": consistency.holds,
         "sentence": consistency.sentence,
     }
@@ -180,12 +191,25 @@ async def _entry(session: Session, name: str) -> pb.Entry:
     return await session.call("evidence", session.evidence.GetEntry, request)
 
 
-async def _newest_checkpoint(session: Session) -> tuple[pb.Checkpoint, SignedTree, Finding]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A checkpoint that was opened with the pinned key, and what was found of it."""
+
+    checkpoint: pb.Checkpoint
+    tree: SignedTree
+    consistency: Finding
+    witnesses: Mapping[str, Cosignature]
+
+
+async def _newest_checkpoint(session: Session, policy: Path | None) -> _Seen:
     """The newest checkpoint, opened with the pinned key, and whether it extends the last one seen here.
 
-    Raises SIGNATURE_INVALID when the key or the signature is another.
+    With a policy: the newest that the log says is witnessed, and held against that policy here. Raises
+    SIGNATURE_INVALID when the key or the signature is another, NOT_WITNESSED when too few witnesses hold it.
     """
-    found = await session.call("evidence", session.evidence.GetCheckpoint, pb.GetCheckpointRequest())
+    wanted = None if policy is None else _read_policy(policy)
+    request = pb.GetCheckpointRequest(witnessed=wanted is not None)
+    found = await session.call("evidence", session.evidence.GetCheckpoint, request)
     path = session.folder.path / "checkpoint.json"
     kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     key = kept.get("verifier_key", found.verifier_key)
@@ -198,18 +222,29 @@ async def _newest_checkpoint(session: Session) -> tuple[pb.Checkpoint, SignedTre
         )
     domain = session.context.trust_domain
     tree = check_checkpoint(found.note, verifier_key=key, trust_domain=domain)
-    if not kept:
+    witnesses = {} if wanted is None else check_witnessed(found.note, wanted, log_key=key)
+    old = check_checkpoint(kept["note"], verifier_key=key, trust_domain=domain) if kept else None
+    if old is None:
         finding = _consistency(
             holds=None, words="No checkpoint was seen here before: this one is kept from now on."
         )
+    elif wanted is not None and tree.size < old.size:
+        # What witnesses hold lags behind what was seen; the newer one must extend it, and stays the one that is kept.
+        return _Seen(found, tree, await _extends(session, tree, old), witnesses)
     else:
-        old = check_checkpoint(kept["note"], verifier_key=key, trust_domain=domain)
         finding = await _extends(session, old, tree)
     if finding.holds is not False:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = {"verifier_key": key, "note": found.note}
         replace_file(path, (json.dumps(kept, indent=1) + "\n").encode(), mode=0o600)
-    return found, tree, finding
+    return _Seen(found, tree, finding, witnesses)
+
+
+def _read_policy(path: Path) -> WitnessPolicy:
+    try:
+        return parse_witness_policy(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a text in UTF-8") from None
 
 
 async def _extends(session: Session, old: SignedTree, new: SignedTree) -> Finding:

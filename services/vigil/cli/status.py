@@ -53,7 +53,7 @@ def _nothing(output: "Output") -> int:
             _row(name, "", "nothing was started on this data folder", role=True) for name in SERVICES
         ],
         **dict.fromkeys(("policy_revision", "policy_engine", "revocation_epoch")),
-        **dict.fromkeys(("policy_revocation_epoch", "log_size")),
+        **dict.fromkeys(("policy_revocation_epoch", "log_size", "witnessed_size")),
         "feed_lag_ms": {},
         "devices": {"by_state": {}, "by_trust": {}},
         "expiring": [],
@@ -77,10 +77,10 @@ async def _gather(session: "Session") -> dict[str, Any]:
     checks += [_health(session, name, known.address, role=False) for name, known in gateways.items()]
     services = list(await asyncio.gather(*checks))
     healthy = {row["name"] for row in services if row["healthy"]}
-    policy, epoch, log_size, states, trust = await asyncio.gather(
+    policy, epoch, log, states, trust = await asyncio.gather(
         _policy(session, healthy),
         _epoch(session, healthy),
-        _log_size(session, healthy),
+        _log(session, healthy),
         _states(session, healthy),
         _trust(session, healthy),
     )
@@ -95,7 +95,7 @@ async def _gather(session: "Session") -> dict[str, Any]:
         "feed_lag_ms": policy.get("replica_age_ms", {}),
         "revocation_epoch": epoch,
         "policy_revocation_epoch": policy.get("revocation_epoch"),
-        "log_size": log_size,
+        **log,
         "devices": {"by_state": states, "by_trust": trust},
         "expiring": _expiring(session),
     }
@@ -153,15 +153,27 @@ async def _epoch(session: "Session", healthy: set[str]) -> int | None:
     return None if found is None else int(found.epoch)
 
 
-async def _log_size(session: "Session", healthy: set[str]) -> int | None:
+async def _log(session: "Session", healthy: set[str]) -> dict[str, int | None]:
+    """How much is under the newest checkpoint, and under the newest that enough witnesses hold (None: none is)."""
     from vigil.api.evidence.v1 import evidence_pb2
+    from vigil.errors import Reason, Refused
 
+    nothing: dict[str, int | None] = {"log_size": None, "witnessed_size": None}
     if "evidence" not in healthy:
-        return None
+        return nothing
     found = await _unless_refused(
         session, "evidence", session.evidence.GetCheckpoint, evidence_pb2.GetCheckpointRequest()
     )
-    return None if found is None else int(found.size)
+    if found is None:
+        return nothing
+    try:
+        request = evidence_pb2.GetCheckpointRequest(witnessed=True)
+        held = await session.call("evidence", session.evidence.GetCheckpoint, request)
+    except Refused as error:
+        if error.reason is not Reason.NOT_WITNESSED:
+            session.output.say(f"evidence: {error.refusals[0].sentence}")
+        return {**nothing, "log_size": int(found.size)}
+    return {"log_size": int(found.size), "witnessed_size": int(held.size)}
 
 
 async def _states(session: "Session", healthy: set[str]) -> dict[str, int]:
@@ -246,6 +258,7 @@ def _show(output: "Output", value: dict[str, Any]) -> None:
         "policy's_facts": ", ".join(f"{name} {age} ms old" for name, age in lag.items()) or "unknown",
         "revocation_epoch": "unknown" if value["revocation_epoch"] is None else value["revocation_epoch"],
         "log_size": "unknown" if value["log_size"] is None else value["log_size"],
+        "witnessed": "by nobody" if value["witnessed_size"] is None else value["witnessed_size"],
         "devices": value["devices"]["by_state"] or "unknown",
         "trust": value["devices"]["by_trust"] or "unknown",
         "ends_soon": [f"{row['context']} at {row['operational_until']}" for row in value["expiring"]],

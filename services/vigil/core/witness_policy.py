@@ -9,6 +9,7 @@ One file serves everybody: the log sends to the witnesses that have a URL, a rea
 quorum, and other projects' tools read it too. What is not the format is refused, never passed over.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +24,9 @@ from vigil.core.notes import (
 )
 from vigil.errors import Reason, Refused, refused
 
-MAX_POLICY_BYTES: Final = 65_536
+MAX_POLICY_LETTERS: Final = 65_536
+_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+"""Control characters but the tab, and lone surrogates, which no UTF-8 holds."""
 MAX_MEMBERS: Final = 64
 """Logs, witnesses and groups, each: twice what C2SP tlog-policy wants read."""
 NONE: Final = "none"
@@ -92,8 +95,8 @@ def check_witnessed(note: str, policy: WitnessPolicy, *, log_key: str) -> dict[s
 
 def parse_witness_policy(text: str) -> WitnessPolicy:
     """Read a policy. Raises FIELD_INVALID with the line that is wrong."""
-    if len(text.encode()) > MAX_POLICY_BYTES:
-        raise _wrong(0, f"a policy has at most {MAX_POLICY_BYTES} bytes")
+    if len(text) > MAX_POLICY_LETTERS:
+        raise _wrong(0, f"a policy has at most {MAX_POLICY_LETTERS} letters")
     reader = _Reader()
     for number, line in enumerate(text.split("\n"), 1):
         try:
@@ -120,7 +123,7 @@ class _Reader:
 
     def line(self, line: str) -> None:
         """Take one line. Raises ValueError or Refused."""
-        if any((letter < " " and letter != "\t") or letter == "\x7f" for letter in line):
+        if _FORBIDDEN.search(line):
             raise ValueError("a control character")
         words = [word for word in line.replace("\t", " ").split(" ") if word]
         match words:

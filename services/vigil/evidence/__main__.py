@@ -6,8 +6,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vigil.api.evidence.v1 import evidence_pb2_grpc
 from vigil.core.certificates import ChainVerifier
+from vigil.core.clock import Clock
 from vigil.core.clock_confirmation import confirmed_time, read_folder
 from vigil.core.statements.opened import open_signer
+from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
+from vigil.errors import Refused
 from vigil.evidence import store
 from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
@@ -16,11 +19,14 @@ from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
 from vigil.evidence.signers import Signers
+from vigil.evidence.witness_book import WitnessBook
+from vigil.evidence.witness_client import WitnessClient
+from vigil.evidence.witnessing import Witnessing
 from vigil.feed.trust import CurrentVerifier, RevokedCallers
 from vigil.rpc.channel import Channels
 from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
-from vigil.rpc.service_main import Process, run
+from vigil.rpc.service_main import ConfigError, Process, run
 from vigil.rpc.tls import TlsWatcher
 from vigil.storage import Database, Disk, open_database
 
@@ -59,6 +65,47 @@ def _confirmed_time(
     )
 
 
+def open_book(
+    config: EvidenceConfig, *, database: Database, log_key: str, metrics: LogMetrics
+) -> WitnessBook:
+    """The cosignatures beside the log, under the operator's policy. Raises ConfigError for one that cannot be used."""
+    policy = WitnessPolicy()
+    if config.witness_policy is not None:
+        try:
+            policy = parse_witness_policy(config.witness_policy.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{config.witness_policy} cannot be read: {error}") from error
+        except Refused as error:
+            raise ConfigError(f"{config.witness_policy}: {error.refusals[0].sentence}") from error
+        if not policy.knows_log(log_key):
+            raise ConfigError(f"{config.witness_policy} is for other logs than this one: {log_key}")
+    return WitnessBook(database=database, policy=policy, metrics=metrics)
+
+
+async def send_to_witnesses(
+    book: WitnessBook,
+    *,
+    checkpointer: Checkpointer,
+    reader: LogReader,
+    clock: Clock,
+    metrics: LogMetrics,
+) -> None:
+    """Have every checkpoint cosigned, until cancelled."""
+
+    async def prove(old: int, new: int) -> tuple[bytes, ...]:
+        return (await reader.consistency(old, new)).path
+
+    async with WitnessClient() as client:
+        await Witnessing(
+            book=book,
+            newest=checkpointer.newest,
+            prove=prove,
+            post=client.post,
+            clock=clock,
+            metrics=metrics,
+        ).run()
+
+
 async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_database) -> None:
     """Wire and serve until told to stop."""
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
@@ -73,6 +120,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     )
     checkpointer = Checkpointer(database=database, sequencer=sequencer, key=key, metrics=metrics)
     reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
+    book = open_book(config, database=database, log_key=key.verifier_key, metrics=metrics)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
     )
@@ -80,6 +128,11 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         process.supervise("sequencer", sequencer.run()),
         process.supervise("checkpoints", checkpointer.run()),
     ]
+    if book.policy.witnesses:
+        sending = send_to_witnesses(
+            book, checkpointer=checkpointer, reader=reader, clock=process.clock, metrics=metrics
+        )
+        tasks.append(process.supervise("witnesses", sending))
     revoked = None
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")
@@ -95,7 +148,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         tls=config.tls,
         clock=process.clock,
         listen=config.listen,
-        servicers=_servicers(sequencer, reader, checkpointer),
+        servicers=_servicers(sequencer, reader, checkpointer, book),
         revocation_check=None if revoked is None else revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
@@ -112,7 +165,9 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     database.close()
 
 
-def _servicers(sequencer: Sequencer, reader: LogReader, checkpointer: Checkpointer) -> list[Servicer]:
+def _servicers(
+    sequencer: Sequencer, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook
+) -> list[Servicer]:
     return [
         (
             evidence_pb2_grpc.add_EvidenceLogServiceServicer_to_server,
@@ -121,7 +176,7 @@ def _servicers(sequencer: Sequencer, reader: LogReader, checkpointer: Checkpoint
         ),
         (
             evidence_pb2_grpc.add_EvidenceReadServiceServicer_to_server,
-            EvidenceReadServicer(reader=reader, checkpointer=checkpointer),
+            EvidenceReadServicer(reader=reader, checkpointer=checkpointer, book=book),
             "vigil.api.evidence.v1.EvidenceReadService",
         ),
     ]

@@ -12,6 +12,10 @@ class EvidenceConfig(BaseServiceConfig):
 
     signer_certificate: Path = Field(description="PEM: the certificate of the signer of `recorded`.")
     signer_key: Path = Field(description="PEM: the key of that certificate.")
+    witness_policy: Path | None = Field(
+        default=None,
+        description="A C2SP tlog-policy: the witnesses that checkpoints are sent to, and how many are enough.",
+    )
 
     @property
     def database(self) -> Path:

@@ -21,6 +21,23 @@ class LogMetrics:
         self._checkpoint = Gauge(
             "vigil_evidence_checkpoint_size", "Entries under the newest checkpoint.", registry=registry
         )
+        self._witnessed = Gauge(
+            "vigil_evidence_witnessed_size",
+            "Entries under the newest checkpoint that enough witnesses hold.",
+            registry=registry,
+        )
+        self._witness = Gauge(
+            "vigil_evidence_witness_size",
+            "Entries under the newest checkpoint that a witness holds.",
+            ("witness",),
+            registry=registry,
+        )
+        self._trouble = Counter(
+            "vigil_evidence_witness_troubles",
+            "Checkpoints that a witness did not take, by what went wrong.",
+            ("witness", "what"),
+            registry=registry,
+        )
 
     def committed(self, *, items: int, repeated: int, size: int) -> None:
         self._appended.inc(items)
@@ -34,3 +51,12 @@ class LogMetrics:
 
     def checkpoint(self, size: int) -> None:
         self._checkpoint.set(size)
+
+    def witnessed(self, size: int) -> None:
+        self._witnessed.set(size)
+
+    def witness(self, name: str, size: int) -> None:
+        self._witness.labels(name).set(size)
+
+    def witness_trouble(self, name: str, what: str) -> None:
+        self._trouble.labels(name, what).inc()

@@ -8,11 +8,12 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.certificates import Identity, Kind
-from vigil.evidence.domain import Checkpoint, decode_leaf, not_in_scope
+from vigil.evidence.domain import decode_leaf, not_in_scope
 from vigil.evidence.intake import Submission
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
+from vigil.evidence.witness_book import Held, WitnessBook
 from vigil.rpc.caller import caller_of, scope_filtered
 from vigil.rpc.streams import serve_exchange
 
@@ -48,9 +49,10 @@ class EvidenceLogServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
 class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
     """Answers people's questions."""
 
-    def __init__(self, *, reader: LogReader, checkpointer: Checkpointer) -> None:
+    def __init__(self, *, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook) -> None:
         self._reader = reader
         self._checkpointer = checkpointer
+        self._book = book
 
     async def GetEntry(  # noqa: N802 - the contract's name
         self, request: evidence_pb2.GetEntryRequest, context: Context
@@ -88,7 +90,7 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             index=proof.index,
             size=proof.checkpoint.size,
             path=proof.path,
-            checkpoint=self._checkpoint(proof.checkpoint),
+            checkpoint=self._checkpoint(await self._book.held(proof.checkpoint)),
         )
 
     async def GetConsistencyProof(  # noqa: N802 - the contract's name
@@ -101,18 +103,23 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         )
 
     async def GetCheckpoint(  # noqa: N802 - the contract's name
-        self, _request: evidence_pb2.GetCheckpointRequest, context: Context
+        self, request: evidence_pb2.GetCheckpointRequest, context: Context
     ) -> evidence_pb2.Checkpoint:
         caller_of(context)
-        return self._checkpoint(await self._reader.checkpoint())
+        if request.witnessed:
+            return self._checkpoint(await self._book.newest())
+        return self._checkpoint(await self._book.held(await self._reader.checkpoint()))
 
-    def _checkpoint(self, checkpoint: Checkpoint) -> evidence_pb2.Checkpoint:
+    def _checkpoint(self, held: Held) -> evidence_pb2.Checkpoint:
+        checkpoint = held.checkpoint
         return evidence_pb2.Checkpoint(
             size=checkpoint.size,
             root=checkpoint.root,
             time_ms=checkpoint.time,
-            note=checkpoint.note,
+            note=held.note,
             verifier_key=self._checkpointer.verifier_key,
+            witnesses=held.witnesses,
+            witnessed=held.witnessed,
         )
 
 

@@ -116,6 +116,14 @@ CHECKPOINT = Table(
     Column("origin", Text, nullable=False),
     Column("note", Text, nullable=False),
 )
+COSIGNATURE = Table(
+    "cosignature",
+    METADATA,
+    Column("size", _INDEX, primary_key=True, autoincrement=False),
+    Column("witness", String(512), primary_key=True),  # its verifier key, as C2SP writes it
+    Column("time", BigInteger, nullable=False),  # s, the witness's
+    Column("line", Text, nullable=False),
+)
 
 
 # --- writing

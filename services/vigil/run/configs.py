@@ -65,6 +65,8 @@ def write_service_configs(
         for statement in SIGNERS.get(service, ()):
             values["signer_certificate"] = str(folder.path / "pki" / "signers" / f"{statement}.pem")
             values["signer_key"] = str(folder.path / "pki" / "signers" / f"{statement}.key")
+        if service == "evidence" and folder.witness_policy.exists():
+            values["witness_policy"] = str(folder.witness_policy)
         values["peers"] = {peer: endpoints[peer] for peer in PEERS[service]}
         (folder.path / service).mkdir(mode=0o700, exist_ok=True)
         replace_file(folder.config(service), toml(values).encode(), mode=0o600)

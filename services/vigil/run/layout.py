@@ -62,6 +62,11 @@ class DataFolder:
     def trust(self) -> Path:
         return self.path / "pki" / "trust.json"
 
+    @property
+    def witness_policy(self) -> Path:
+        """Where an operator names the log's witnesses (C2SP tlog-policy); absent where there are none."""
+        return self.path / "witness-policy"
+
     def config(self, service: str) -> Path:
         return self.path / "config" / f"{service}.toml"
 

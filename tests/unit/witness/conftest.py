@@ -1,6 +1,7 @@
 """A witness on a real database and a real port, and a log that is nothing but its leaves and its key."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +70,6 @@ def request(old: int | str, proof: list[bytes], note: str) -> bytes:
 
 
 def base64_of(data: bytes) -> str:
-    import base64
-
     return base64.b64encode(data).decode()
 
 

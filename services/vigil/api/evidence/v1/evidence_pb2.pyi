@@ -425,12 +425,17 @@ Global___ConsistencyProof: _TypeAlias = ConsistencyProof  # noqa: Y015
 class GetCheckpointRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    WITNESSED_FIELD_NUMBER: _builtins.int
+    witnessed: _builtins.bool
+    """The newest checkpoint that enough witnesses hold, instead of the newest."""
     def __init__(
         self,
+        *,
+        witnessed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["witnessed", b"witnessed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,13 +450,19 @@ class Checkpoint(_message.Message):
     TIME_MS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     VERIFIER_KEY_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    WITNESSED_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     root: _builtins.bytes
     time_ms: _builtins.int
     note: _builtins.str
-    """C2SP signed note (text), Ed25519."""
+    """C2SP signed note (text), Ed25519; the lines of the witnesses that cosigned it follow the log's own."""
     verifier_key: _builtins.str
     """The note's verifier key, as C2SP writes it (`name+hash+key`)."""
+    witnesses: _builtins.int
+    """How many of the witnesses that the log knows hold it. A reader counts the lines of the note itself."""
+    witnessed: _builtins.bool
+    """Whether these are enough by the operator's policy; a reader has a policy of its own."""
     def __init__(
         self,
         *,
@@ -460,10 +471,12 @@ class Checkpoint(_message.Message):
         time_ms: _builtins.int = ...,
         note: _builtins.str = ...,
         verifier_key: _builtins.str = ...,
+        witnesses: _builtins.int = ...,
+        witnessed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "root", b"root", "size", b"size", "time_ms", b"time_ms", "verifier_key", b"verifier_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "root", b"root", "size", b"size", "time_ms", b"time_ms", "verifier_key", b"verifier_key", "witnessed", b"witnessed", "witnesses", b"witnesses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
