@@ -58,7 +58,9 @@ async def flood(
     stack: Stack, people: list[str], *, revoked: str = ""
 ) -> AsyncIterator[asyncio.Task[Outcome]]:
     """A flood that is under way inside; whoever leaves waits for its end."""
-    task = asyncio.create_task(flooded(await order(stack, people, revoked=revoked)))
+    task = asyncio.create_task(
+        flooded(await order(stack, people, revoked=revoked), stack.home / "flood.json")
+    )
     await asyncio.sleep(SECONDS / 5)
     assert not task.done()
     try:
