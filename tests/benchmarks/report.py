@@ -64,7 +64,29 @@ def markdown(document: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> st
         notes = [f"- {row.work}: {row.note}." for row in result.rows if row.note]
         notes += [f"- {part}." for part in result.parts]
         lines += ["", *notes, ""] if notes else [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_growth(document)])
+
+
+def _growth(document: Mapping[str, Any]) -> list[str]:
+    """How costs grow: one table of all benchmarks; nothing where none measured it."""
+    lines = []
+    for one in document.values():
+        for grown in Result.from_json(one).growth:
+            small, large = f"{_number(grown.small)} {grown.unit}", f"{_number(grown.large)} {grown.unit}"
+            cells = (one["title"], grown.what, small, large, f"{grown.ratio:.2f}", grown.reading)
+            lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    return [
+        "## Growth",
+        "",
+        "The same work with ten times more of one thing, both sizes measured in one run. Ratio: large to small.",
+        "",
+        "| benchmark | what grows | small | large | ratio | reading |",
+        "|---|---|---|---|---|---|",
+        *lines,
+        "",
+    ]
 
 
 def table(document: Mapping[str, Any], names: Sequence[str]) -> Table:
@@ -82,6 +104,9 @@ def table(document: Mapping[str, Any], names: Sequence[str]) -> Table:
             shown.add_row(work, figure, floor, ratio, target, met)
             if row.met is False and row.note:
                 shown.add_row(f"  [dim]{row.note}")
+        for grown in Result.from_json(document[name]).growth:
+            large, small = f"{_number(grown.large)} {grown.unit}", _number(grown.small)
+            shown.add_row(f"growth: {grown.what}", large, small, f"{grown.ratio:.2f}", "", "")
     return shown
 
 

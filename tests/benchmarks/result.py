@@ -65,16 +65,36 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """The same work, small and with so many times more of one thing, both measured in the same run."""
+
+    what: str
+    """What grows, and from how much to how much."""
+    small: float
+    large: float
+    unit: str
+    reading: str
+    """One line: what the ratio says."""
+
+    @property
+    def ratio(self) -> float:
+        """Of the large to the small; infinite when the small measured nothing."""
+        return self.large / self.small if self.small else float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Rows in the order in which they are shown, and where the time goes, from measured parts."""
+    """Rows in the order in which they are shown, where the time goes, from measured parts, and how the cost grows."""
 
     rows: tuple[Row, ...]
     parts: tuple[str, ...] = ()
+    growth: tuple[Growth, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with what follows from them."""
         rows = [{**asdict(row), "ratio": row.ratio, "met": row.met} for row in self.rows]
-        return {"rows": rows, "parts": list(self.parts)}
+        growth = [{**asdict(one), "ratio": one.ratio} for one in self.growth]
+        return {"rows": rows, "parts": list(self.parts), "growth": growth}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Result":
@@ -84,7 +104,11 @@ class Result:
             if fields["target"] is not None:
                 fields["target"] = Target(**fields["target"])
             rows.append(Row(**fields))
-        return cls(rows=tuple(rows), parts=tuple(value["parts"]))
+        growth = tuple(
+            Growth(**{name: given[name] for name in given if name != "ratio"})
+            for given in value.get("growth", ())
+        )
+        return cls(rows=tuple(rows), parts=tuple(value["parts"]), growth=growth)
 
 
 def percentile(values: Sequence[float], part: float) -> float:
