@@ -32,6 +32,7 @@ NAMES: Final = (
     "attestation",
     "evidence",
     "revocation",
+    "fleet",
     "streams",
     "start",
     "cli",
@@ -47,7 +48,7 @@ def main() -> None:
         prog="benchmarks", description=__doc__.splitlines()[0] if __doc__ else ""
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="a minute in all, with fewer of everything")
+    parser.add_argument("--quick", action="store_true", help="a few minutes in all, with fewer of everything")
     parser.add_argument(
         "--flames", action="store_true", help="draw where the time of a command goes, and measure nothing"
     )

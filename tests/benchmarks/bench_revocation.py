@@ -90,7 +90,8 @@ class _Bare:
         return str(len(self.streams)).encode()
 
 
-def _serve(folder: Path, pki: TestPki, pipe: Connection) -> None:
+def serve(folder: Path, pki: TestPki, pipe: Connection) -> None:
+    """The served side, until the pipe says so: service, edge, evidence, bus and the floor's own server."""
     uvloop.run(_serve_all(folder, pki, pipe))
 
 
@@ -244,7 +245,8 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _bare_channel(pki: TestPki, credential: Credential, port: int) -> Any:
+def bare_channel(pki: TestPki, credential: Credential, port: int) -> Any:
+    """A channel of plain gRPC over mTLS to a server called `bare`."""
     files = credential.tls_files
     credentials = grpc.ssl_channel_credentials(
         pki.bundle.root_pem, files.key.read_bytes(), files.certificate.read_bytes()
@@ -256,14 +258,14 @@ def _bare_channel(pki: TestPki, credential: Credential, port: int) -> Any:
     return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options)
 
 
-async def _floor(pki: TestPki, gateways: list[Credential], port: int, size: int, rounds: int) -> float:
+async def bare_fan_out(pki: TestPki, gateways: list[Credential], port: int, size: int, rounds: int) -> float:
     """Milliseconds until the last of the bare streams answered; the median."""
     acknowledgement, half = os.urandom(900), 0
-    control = _bare_channel(pki, gateways[0], port)
+    control = bare_channel(pki, gateways[0], port)
 
     async def follow(number: int) -> None:
         nonlocal half
-        async with _bare_channel(pki, gateways[number], port) as channel:
+        async with bare_channel(pki, gateways[number], port) as channel:
             call: Any = channel.stream_stream("/bare/Follow")()
             await call.wait_for_connection()
             while True:
@@ -311,7 +313,7 @@ async def _real(
     stub: Any = revocation_pb2_grpc.RevocationServiceStub(
         channels.service(f"127.0.0.1:{ports['revocation']}", "revocation")
     )
-    control = _bare_channel(pki, credentials[0], ports["bare"])
+    control = bare_channel(pki, credentials[0], ports["bare"])
     enforced, stored = [], []
     for number, statement in enumerate(statements):
         progress(number / rounds)
@@ -338,12 +340,12 @@ async def run(progress: Progress, *, quick: bool = False) -> Result:
         progress(0.1)
         ours, theirs = multiprocessing.Pipe()
         # Forked before this process opens its first channel.
-        child = multiprocessing.get_context("fork").Process(target=_serve, args=(folder, pki, theirs))
+        child = multiprocessing.get_context("fork").Process(target=serve, args=(folder, pki, theirs))
         child.start()
         try:
             ports = await asyncio.to_thread(ours.recv)
             size = len(revocation(pki.admin(1), _device(1)).data) + 1_200
-            floor = await _floor(pki, credentials, ports["bare"], size, rounds)
+            floor = await bare_fan_out(pki, credentials, ports["bare"], size, rounds)
             progress(0.4)
             enforced, stored = await _real(pki, credentials, ports, rounds, split(progress, 0.4, 1.0))
         finally:

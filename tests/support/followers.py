@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import structlog
 
 from vigil.api.revocation.v1 import revocation_pb2_grpc
 from vigil.core.clock import SystemClock
+from vigil.core.revocations import ReadEntry
 from vigil.feed import Replica
 from vigil.gateway import store
 from vigil.gateway.challenges import ChallengeTree
@@ -60,6 +61,8 @@ class FollowingGateway:
         database: Database,
         edge: str,
         identity: str | None = None,
+        on_restricted: Callable[[Sequence[ReadEntry]], None] = lambda _entries: None,
+        on_enforced: Callable[[Enforced], Awaitable[None]] = _nothing,
     ) -> None:
         clock = SystemClock()
         trust = Trust(path=tls.trust, clock=clock)
@@ -76,8 +79,8 @@ class FollowingGateway:
             key=OwnKey(gateway_id=gateway_id, tls=tls, trust=trust, clock=clock, entropy=os.urandom),
             clock=clock,
             entropy=os.urandom,
-            on_restricted=lambda _entries: None,
-            on_enforced=_nothing,
+            on_restricted=on_restricted,
+            on_enforced=on_enforced,
         )
         self.replica: Replica | None = None
         if identity is not None:
