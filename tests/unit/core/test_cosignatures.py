@@ -52,6 +52,16 @@ def test_the_example_of_the_specification_is_read() -> None:
     assert int.from_bytes(witness.signature[:8], "big") == TIME
 
 
+def test_another_projects_cosignature_is_read() -> None:
+    """Made by `NewSignerForCosignatureV1` of github.com/transparency-dev/formats v0.1.1 with the key of this file."""
+    line = (
+        "— witness.example/w1 UR4/aAAAAABrCoArSV4BwYJzKqpvaDbN67P57N02u1Dd4Hcjqelu1uwaygk+B5mL11eUcMmxRWIAZH"
+        "PPvd6eagTQRU8xy7zcYnYDDg==\n"
+    )
+    assert found(line) == notes.Cosignature(NAME, 1_795_850_283, line)
+    assert line_by_hand(time=1_795_850_283) == line, "Ed25519 signs the same in the same way"
+
+
 def test_a_witness_key_is_written_as_the_specification_says() -> None:
     typed = b"\x04" + PUBLIC
     named = hashlib.sha256(NAME.encode() + b"\n" + typed).hexdigest()[:8]
