@@ -1,10 +1,12 @@
 """Witnesses and a log, each a process of its own: cosigned, forked, killed, down, slow, lying."""
 
 import asyncio
+import json
 import os
 import shutil
 import socket
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from tests.support.evidence import EvidenceProcess, HoldWriter
 from tests.support.pki import ORGANIZATION, SITE, TestPki
 from tests.support.stack import eventually
 from tests.support.witness import WitnessProcess
+from tests.unit.cli.support import conforms
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from vigil.cli.contexts import Context, change_contexts
 from vigil.core.clock import SystemClock
 from vigil.core.notes import cosign, cosigner_key, parse_checkpoint_text, parse_note, verifier_key
 from vigil.core.witness_policy import WitnessPolicy, check_witnessed, parse_witness_policy
@@ -30,6 +34,7 @@ from vigil.evidence.witnessing import request_body
 from vigil.feed.evidence import EvidenceAppender
 from vigil.rpc import status
 from vigil.rpc.channel import Channels
+from vigil.run.layout import DataFolder
 
 pytestmark = pytest.mark.holds("insider-evidence")
 
@@ -230,6 +235,69 @@ async def test_a_log_that_shows_two_histories_is_caught(world: World, injected: 
 
     await shown.append("as ever")
     assert check(world, await shown.covering(4, witnessed=True), policy) == {"w"}
+
+
+class Person:
+    """Somebody with the command line, in a folder of their own."""
+
+    def __init__(self, world: World, log: Log) -> None:
+        self.folder = world.folder / "auditor"
+        files = world.pki.person("p-auditor", "auditor").tls_files
+        context = Context(
+            name="auditor",
+            principal="p-auditor",
+            certificate=files.certificate,
+            key=files.key,
+            trust=files.trust,
+            trust_domain=world.pki.trust_domain,
+            endpoints={"evidence": log.process.address},
+        )
+        change_contexts(DataFolder(self.folder), lambda book: book.with_context(context))
+
+    async def run(self, *words: object, code: int = 0) -> Any:
+        """One command; its JSON."""
+        line = [sys.executable, "-m", "vigil.cli", "--data", self.folder, "--output", "json", *words]
+        process = await asyncio.create_subprocess_exec(*map(str, line), stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+        assert process.returncode == code, out
+        return json.loads(out)
+
+
+async def test_a_person_believes_only_what_is_witnessed(world: World) -> None:
+    witness = await world.witness()
+    world.policy({"w": (witness.verifier_key, witness.url)}, "group g all w")
+    log = await world.log()
+    await log.append("one", "two")
+    await log.covering(2, witnessed=True)
+    person = Person(world, log)
+    believes = ("--policy", world.policy_file)
+    seen = await person.run("evidence", "checkpoint", *believes)
+    conforms(seen, "checkpoint")
+    assert [one["name"] for one in seen["witnesses"]] == ["w"]
+    assert (seen["size"], seen["cosignatures"], seen["consistent"]) == (2, 1, None)
+    proof = await person.run("evidence", "prove", 1, *believes)
+    assert (proof["holds"], proof["checkpoint"]["size"]) == (True, 2)
+
+    await witness.stop()
+    await log.append("three")
+    await log.covering(3)
+    newer = await person.run("evidence", "checkpoint")
+    assert (newer["size"], newer["cosignatures"], newer["witnesses"]) == (3, 0, [])
+    older = await person.run("evidence", "checkpoint", *believes)
+    assert (older["size"], older["consistent"]) == (2, True), "older, and the newer one extends it"
+    refusal = await person.run("evidence", "prove", 2, *believes, code=3)
+    assert refusal["error"]["reason"] == "NOT_RECORDED"
+
+    stranger = cosigner_key("witness.test/x", bytes(32))
+    both = world.folder / "both"
+    text = world.policy_file.read_text().replace("group g all w", f"witness x {stranger}\ngroup g all w x")
+    both.write_text(text)
+    refusal = await person.run("evidence", "checkpoint", "--policy", both, code=3)
+    assert refusal["error"]["reason"] == "NOT_WITNESSED"
+    both.write_text("quorum")
+    assert (await person.run("evidence", "checkpoint", "--policy", both, code=3))["error"][
+        "reason"
+    ] == "FIELD_INVALID"
 
 
 @pytest.fixture
