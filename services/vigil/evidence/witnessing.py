@@ -28,6 +28,7 @@ LONGEST_BACKOFF_S: Final = 300.0
 ATTEMPTS: Final = 3
 """Of one checkpoint at one witness: the second continues from the size that it knows."""
 
+SIZE_TYPE: Final = "text/x.tlog.size"
 _SIZE_BODY: Final = re.compile(r"(0|[1-9][0-9]{0,18})\n", re.ASCII)
 _log = logging.getLogger(__name__)
 
@@ -104,15 +105,16 @@ class Follower:
 
     def _continue(self, answer: Answer, old: int, checkpoint: Checkpoint, log_size: int) -> None:
         """Go on from the size that the witness knows. Raises WitnessTrouble when that cannot be."""
-        size = _SIZE_BODY.fullmatch(answer.body)
-        if size is None:
-            raise WitnessTrouble("refused", "it answers a conflict without a size")
-        told = int(size[1])
-        if told == old == checkpoint.size:
+        size = _SIZE_BODY.fullmatch(answer.body) if answer.content_type == SIZE_TYPE else None
+        told = int(size[1]) if size else None
+        # Another root at the size that both know is a conflict too; some tell the size with it, some do not.
+        if old == checkpoint.size and told in (None, old):
             raise WitnessTrouble(
                 "contradiction",
-                f"it holds another root of this log at the size of {told}: somebody forked the log",
+                f"it holds another root of this log at the size of {old}: somebody forked the log",
             )
+        if told is None:
+            raise WitnessTrouble("refused", "it answers a conflict without a size")
         if told > log_size:
             raise WitnessTrouble(
                 "ahead",

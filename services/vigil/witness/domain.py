@@ -32,8 +32,8 @@ SIZE_TYPE: Final = "text/x.tlog.size"
 class Rejected(VigilError):  # noqa: N818 - it is an answer, not an error of ours
     """Why a checkpoint is not cosigned. ``status``: of HTTP, as tlog-witness gives it to each reason.
 
-    ``known``: the size that the witness holds, told with a conflict. ``signed``: whether the log's own signature
-    stands under what was refused, so that it is worth keeping.
+    ``known``: the size that the witness holds, told when the old size is another; a conflict of roots tells none.
+    ``signed``: whether the log's own signature stands under what was refused, so that it is worth keeping.
     """
 
     def __init__(self, status: int, sentence: str, *, known: int | None = None, signed: bool = False) -> None:
@@ -142,7 +142,7 @@ def check_follows(request: Request, head: TreeHead, known: TreeHead | None) -> N
     if request.old_size != size:
         raise Rejected(409, "The witness knows this log at another size.", known=size)
     if head.size == size and head.root != root:
-        raise Rejected(409, "The log had another root at this size.", known=size, signed=True)
+        raise Rejected(409, "The log had another root at this size.", signed=True)
     if not verify_consistency(
         old_size=size, new_size=head.size, old_root=root, new_root=head.root, path=request.proof
     ):

@@ -104,10 +104,10 @@ class RunningWitness:
     async def post(
         self, body: bytes, *, path: str = "/add-checkpoint", method: str = "POST"
     ) -> tuple[int, str, str]:
-        """Status, content type and body of the answer."""
+        """Status, Content-Type as it was sent, and body of the answer."""
         url = f"http://127.0.0.1:{self.port}{path}"
         async with aiohttp.ClientSession() as session, session.request(method, url, data=body) as response:
-            return response.status, response.content_type, await response.text()
+            return response.status, response.headers["Content-Type"], await response.text()
 
     def cosigned(self, text: str, line: str) -> notes.Cosignature:
         assert self.key is not None

@@ -70,7 +70,11 @@ async def test_it_never_goes_back(witness: RunningWitness, log: SmallLog) -> Non
 async def test_another_root_at_the_size_known_is_a_conflict(witness: RunningWitness, log: SmallLog) -> None:
     other = log.fork(2).grow("another third")
     await witness.post(log.request(0))
-    assert await witness.post(other.request(3)) == (409, SIZE_TYPE, "3\n")
+    assert await witness.post(other.request(3)) == (
+        409,
+        "text/plain; charset=utf-8",
+        "The log had another root at this size.\n",
+    )
     assert held_against(witness) == [(request(3, [], other.note()).decode(), log.note())]
 
 
