@@ -31,6 +31,9 @@ from vigil.rpc.channel import Channels
 from vigil.storage import Database
 
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+IN_FLIGHT: Final = 32
+"""Messages to the devices' side under way at once: one core takes them anyway one after the other."""
+PATIENCE_S: Final = 240.0
 _LENGTHS: Final = struct.Struct(">II")
 
 
@@ -52,12 +55,14 @@ class DeviceLinks:
         self.each = each
         """Devices behind a gateway; 0 while they are not told."""
         self._tell = channel.unary_unary("/fleet/Tell")
+        self._room = asyncio.Semaphore(IN_FLIGHT)
 
     async def tell(self, enforced: Enforced) -> None:
         """Tell the devices of one gateway. Raises what the devices' side raised."""
         if enforced.entries and self.each:
             one = frame([proto_of(one.entry) for one in enforced.entries], enforced.head)
-            await self._tell(one * self.each, timeout=120)
+            async with self._room:
+                await self._tell(one * self.each, timeout=PATIENCE_S)
 
 
 class FleetGateway:
@@ -69,6 +74,7 @@ class FleetGateway:
         self._links = links
         self.enforced = 0.0
         """When it last enforced something new, by `time.perf_counter`."""
+        self._telling: asyncio.Task[None] | None = None
         self.failure: BaseException | None = None
         """What its devices' side answered wrongly."""
         self.following = FollowingGateway(
@@ -98,19 +104,23 @@ class FleetGateway:
 
     async def stop(self) -> None:
         await self.following.stop()
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
 
     def _restricted(self, _entries: Sequence[ReadEntry]) -> None:
         self.enforced = time.perf_counter()
 
     async def _told(self, enforced: Enforced) -> None:
-        if self._links is None:
-            return
+        """A gateway hands its devices the word and goes on: it does not wait for them."""
+        if self._links is not None and self._links.each:
+            self._telling = asyncio.create_task(self._tell(self._links, enforced))
+
+    async def _tell(self, links: DeviceLinks, enforced: Enforced) -> None:
         try:
-            await self._links.tell(enforced)
-        except Exception as error:
-            # A follower logs this and dials again: here it would be waited for in vain.
+            await links.tell(enforced)
+        except Exception as error:  # noqa: BLE001 - the edge of a task: `check` raises it in the benchmark
             self.failure = error
-            raise
 
 
 class DeviceSide:
