@@ -6,18 +6,21 @@ with nothing else done, and (b) signature verifications by the `cwt` library, on
 """
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import cwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.benchmarks.result import Progress, Result, Row, percentile, ratio_at_least, under
+from tests.benchmarks.result import Growth, Progress, Result, Row, percentile, ratio_at_least, under
 from tests.support.evidence import EvidenceProcess
 from tests.support.pki import ORGANIZATION, SITE, TestPki
+from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core import cose
 from vigil.core.clock import SystemClock
 from vigil.core.statements.bodies import Answer, Decision
@@ -34,6 +37,11 @@ STATEMENTS = 24_000
 QUICK_STATEMENTS = 6_000
 FLOOR_SECONDS = 1.0
 ROWS_A_COMMIT = 100
+TIMES = 10
+"""How many times longer the log of the second measurement of growth is."""
+PROOFS = 300
+WINDOW = 1_500
+"""Appends that a rate of growth is taken over, and no more than the small log has."""
 
 
 async def run(progress: Progress, *, quick: bool = False) -> Result:
@@ -58,6 +66,30 @@ async def run(progress: Progress, *, quick: bool = False) -> Result:
             Row(work="64 writers, p99", figure=figures["append_p99_ms"], unit="ms"),
         ),
         parts=(f"the other floor, for comparison: {max(rows, verifies):,.0f} a second",),
+        growth=_growth(figures),
+    )
+
+
+def _growth(figures: dict[str, float]) -> tuple[Growth, ...]:
+    sizes = f"entries in the log, {figures['small_log']:,.0f} to {figures['large_log']:,.0f}"
+    return (
+        Growth(
+            what=f"{sizes}: the service's CPU for an append, {WRITERS} writers",
+            small=figures["small_append_us"],
+            large=figures["large_append_us"],
+            unit="µs",
+            reading=f"over the last {figures['window']:,.0f} appends before each size, at"
+            f" {figures['small_appends_per_s']:,.0f} and {figures['large_appends_per_s']:,.0f} a second; 1.0 is a log"
+            " that costs no more when it is long",
+        ),
+        Growth(
+            what=f"{sizes}: an inclusion proof and its checkpoint over mTLS, 1 caller, p50",
+            small=figures["small_proof_ms"],
+            large=figures["large_proof_ms"],
+            unit="ms",
+            reading=f"a path has the tree's height: {figures['small_path']:.0f} hashes become"
+            f" {figures['large_path']:.0f}, beside one call over mTLS",
+        ),
     )
 
 
@@ -163,32 +195,76 @@ async def _appends(
     channel = channels.service(process.address, "evidence")
     latencies: list[float] = []
     left = iter(statements)
+    figures: dict[str, float] = {}
 
     async def write(appender: EvidenceAppender, count: int) -> None:
-        for _ in range(count):
-            data = next(left, None)
-            if data is None:
-                return
+        for data in itertools.islice(left, count):
             began = time.perf_counter()
             await appender.append(
                 data, subjects=(f"site/{SITE}",), organization_id=ORGANIZATION, site_id=SITE
             )
             latencies.append(time.perf_counter() - began)
 
+    async def write_all(appender: EvidenceAppender, count: int) -> None:
+        """So many in all; each writer takes its part, the first ones what is over."""
+        shares = [count // WRITERS + (place < count % WRITERS) for place in range(WRITERS)]
+        await asyncio.gather(*(write(appender, share) for share in shares))
+
+    async def grown(appender: EvidenceAppender, name: str, size: int) -> None:
+        """The last so many appends before the log has this size, and proofs in it."""
+        began, served = time.perf_counter(), process.cpu_seconds()
+        await write_all(appender, window)
+        figures[f"{name}_appends_per_s"] = window / (time.perf_counter() - began)
+        figures[f"{name}_append_us"] = (process.cpu_seconds() - served) * 1e6 / window
+        figures.update(await _proofs(pki, process, name, size))
+
+    count = len(statements)
+    small, warm = count // TIMES, count // 6
+    figures["window"] = window = min(WINDOW, small * 2 // 3)
     async with EvidenceAppender(channel=channel, entropy=os.urandom) as appender:
-        await asyncio.gather(*(write(appender, len(statements) // 6 // WRITERS) for _ in range(WRITERS)))
+        await write_all(appender, small - window)
+        await grown(appender, "small", small)
+        await write_all(appender, warm - small)
         latencies.clear()
         progress(0.6)
         began, used, served = time.perf_counter(), time.process_time(), process.cpu_seconds()
-        await asyncio.gather(*(write(appender, len(statements)) for _ in range(WRITERS)))
+        await write_all(appender, count - warm - window)
         seconds = time.perf_counter() - began
         used, served = time.process_time() - used, process.cpu_seconds() - served
+        measured = list(latencies)
+        await grown(appender, "large", count)
     await channels.close()
     progress(0.9)
+    return figures | {
+        "appends_per_s": len(measured) / seconds,
+        "append_p50_ms": percentile(measured, 0.5) * 1000,
+        "append_p99_ms": percentile(measured, 0.99) * 1000,
+        "service_cpu_us_per_append": served * 1e6 / len(measured),
+        "writers_cpu_us_per_append": used * 1e6 / len(measured),
+    }
+
+
+async def _proofs(pki: TestPki, process: EvidenceProcess, name: str, size: int) -> dict[str, float]:
+    """Inclusion proofs of entries all over the log as it stands, one after the other, as a person asks for them."""
+    reader = pki.person("p-reader", "technician")
+    channels = Channels(tls=reader.tls_files, trust_domain=pki.trust_domain, clock=SystemClock())
+    stub: Any = evidence_pb2_grpc.EvidenceReadServiceStub(channels.service(process.address, "evidence"))
+    async with asyncio.timeout(60):
+        while True:  # until a checkpoint is as long as the log
+            newest = await stub.GetInclusionProof(evidence_pb2.GetInclusionProofRequest(index=0))
+            if newest.size >= size:
+                break
+            await asyncio.sleep(0.1)
+    times = []
+    for number in range(PROOFS + PROOFS // 10):
+        asked = evidence_pb2.GetInclusionProofRequest(index=number * 7_919 % size, size=newest.size)
+        began = time.perf_counter()
+        await stub.GetInclusionProof(asked)
+        times.append((time.perf_counter() - began) * 1000)
+    await channels.close()
+    measured = times[PROOFS // 10 :]
     return {
-        "appends_per_s": len(latencies) / seconds,
-        "append_p50_ms": percentile(latencies, 0.5) * 1000,
-        "append_p99_ms": percentile(latencies, 0.99) * 1000,
-        "service_cpu_us_per_append": served * 1e6 / len(latencies),
-        "writers_cpu_us_per_append": used * 1e6 / len(latencies),
+        f"{name}_log": float(newest.size),
+        f"{name}_path": float(len(newest.path)),
+        f"{name}_proof_ms": percentile(measured, 0.5),
     }
