@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 TOOLS := .tools/bin
 OPA_VERSION := v1.22.2
 GRPCURL_VERSION := v1.9.4
+TESSERA_VERSION := v1.0.4
 export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -77,7 +78,7 @@ clean: ## Remove what was installed and built
 
 .PHONY: tools
 tools: $(VENV)/.installed
-	@bash deploy/tools/fetch.sh $(TOOLS) $(OPA_VERSION) $(GRPCURL_VERSION)
+	@bash deploy/tools/fetch.sh $(TOOLS) $(OPA_VERSION) $(GRPCURL_VERSION) $(TESSERA_VERSION)
 	@bash deploy/tools/faults.sh
 
 $(VENV)/.installed: requirements.lock pyproject.toml

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Put OPA and grpcurl, the tools that tests hold Vigil against, into the folder given: from PATH, or built by Go.
+# Put OPA, grpcurl and Tessera's fsck, the tools that tests hold Vigil against, into the folder given: from PATH, or built
+# by Go. Without Go there is no fsck, which is told here and where its tests are skipped.
 set -euo pipefail
-folder=$1 opa=$2 grpcurl=$3
+folder=$1 opa=$2 grpcurl=$3 tessera=$4
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
@@ -24,3 +25,16 @@ if [ ! -x "$folder/opa" ] && command -v opa >/dev/null && opa version | grep -q 
 fi
 build opa "github.com/open-policy-agent/opa@$opa"
 build grpcurl "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl"
+
+# Under a name of its own: fsck is the system's check of file systems.
+if [ ! -x "$folder/tessera-fsck" ]; then
+  if go=$(find_go); then
+    echo "building tessera-fsck (once) ..." >&2
+    building=$(mktemp -d "$folder/building.XXXXXX")
+    trap 'rm -rf "$building"' EXIT
+    GOBIN=$building CGO_ENABLED=0 "$go" install "github.com/transparency-dev/tessera/cmd/fsck@$tessera"
+    mv "$building/fsck" "$folder/tessera-fsck"
+  else
+    echo "Tessera's fsck is missing and there is no Go to build it: its tests are skipped." >&2
+  fi
+fi

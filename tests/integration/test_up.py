@@ -18,7 +18,7 @@ from tests.support.stack import TRUST_DOMAIN, Stack, alive, children_of, eventua
 from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.identity.v1 import identity_pb2
 from vigil.core import merkle
-from vigil.run.layout import SERVICES, DataFolder
+from vigil.run.layout import SERVICES, TILES, DataFolder
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -94,6 +94,7 @@ async def test_first_start_ends_ready(machine: Machine) -> None:
     [gateway] = machine.folder.gateways()
     assert {one["name"] for one in services} == {*PROCESSES, gateway}
     assert {one["name"]: one["pid"] for one in services}.items() <= machine.pids().items()
+    assert machine.ready["tiles"] == f"http://{machine.folder.read_endpoints()[TILES]}"
     contexts = json.loads(machine.folder.contexts_file.read_text())["contexts"]
     assert len(contexts) >= 2  # two administrators: a privileged role takes both
 

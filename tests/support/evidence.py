@@ -27,11 +27,15 @@ class EvidenceProcess:
         *,
         peers: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
+        tiles: str | None = None,
     ) -> None:
+        """``tiles``: serve the log's tiles too, over ``http`` or ``https``."""
         self.pki = pki
         self.folder = folder
         self.port = 0
         self.stderr = folder / "evidence.log"
+        self.tiles_port = 0
+        self._tiles = tiles
         self._peers = dict(peers or {})
         self.settings = dict(settings or {})
         self._credential = pki.service("evidence")
@@ -40,6 +44,11 @@ class EvidenceProcess:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def tiles(self) -> str:
+        """Where the log's tiles are."""
+        return f"{self._tiles}://127.0.0.1:{self.tiles_port}"
 
     @property
     def data(self) -> Path:
@@ -79,6 +88,9 @@ class EvidenceProcess:
             await self._process.wait()
             raise RuntimeError(f"evidence did not start: {self.stderr.read_text()}")
         self.port = json.loads(line)["port"]
+        if self._tiles:
+            events = [json.loads(event) for event in self.stderr.read_text().splitlines()]
+            self.tiles_port = [event["port"] for event in events if event.get("event") == "tiles"][-1]
 
     async def kill(self) -> None:
         """SIGKILL: nothing of it gets a last word."""
@@ -107,7 +119,7 @@ class EvidenceProcess:
     def _configuration(self) -> Path:
         files = self._credential.tls_files
         signers = self.pki.directory / "pki" / "signers"
-        values = {
+        values: dict[str, str | bool] = {
             "data_dir": str(self.data),
             "listen": self.address,
             "trust_domain": self.pki.trust_domain,
@@ -118,6 +130,9 @@ class EvidenceProcess:
             "signer_key": str(signers / "recorded.key"),
             **self.settings,
         }
+        if self._tiles:
+            values["tiles_listen"] = f"127.0.0.1:{self.tiles_port}"
+            values["tiles_tls"] = self._tiles == "https"
         lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         if self._peers:
             lines += ["[peers]", *(f"{name} = {json.dumps(value)}" for name, value in self._peers.items())]

@@ -203,7 +203,9 @@ _ATTESTATION = extended(of_message(attestation_pb2.DeviceTrust), stale=FLAG, ver
 SHAPES: Final[Mapping[str, Schema]] = {
     "error": shape(error=extended(_REFUSAL, all=items(_REFUSAL))),
     "version": shape(version=TEXT),
-    "ready": shape(ready=FLAG, data=TEXT, services=items(shape(name=TEXT, endpoint=TEXT, pid=NUMBER))),
+    "ready": shape(
+        ready=FLAG, data=TEXT, services=items(shape(name=TEXT, endpoint=TEXT, pid=NUMBER)), tiles=TEXT
+    ),
     "status": shape(
         ready=FLAG,
         context=TEXT,

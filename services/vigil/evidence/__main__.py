@@ -19,6 +19,8 @@ from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
 from vigil.evidence.signers import Signers
+from vigil.evidence.tile_server import ServerTls, TileServer
+from vigil.evidence.tiles import TileReader
 from vigil.evidence.witness_book import WitnessBook
 from vigil.evidence.witness_client import WitnessClient
 from vigil.evidence.witnessing import Witnessing
@@ -155,14 +157,30 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         entropy=process.entropy,
         network=process.network,
     )
+    tiles = await _serve_tiles(config, process, TileReader(database=database, checkpointer=checkpointer, book=book))
     process.ready(await server.start())
     await process.until_stopped()
+    if tiles is not None:
+        await tiles.stop()
     await server.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await channels.close()
     database.close()
+
+
+async def _serve_tiles(config: EvidenceConfig, process: Process, reader: TileReader) -> TileServer | None:
+    """Serve the tiles where the configuration says, if it does. Raises ListenError."""
+    if not config.tiles_listen:
+        return None
+    tls = None
+    if config.tiles_tls:
+        tls = ServerTls(files=config.tls, watcher=TlsWatcher(files=config.tls, clock=process.clock))
+    server = TileServer(reader=reader, listen=config.tiles_listen, tls=tls)
+    port = await server.start()
+    process.log.info("tiles", port=port, tls=config.tiles_tls)
+    return server
 
 
 def _servicers(

@@ -17,6 +17,15 @@ class EvidenceConfig(BaseServiceConfig):
         description="A C2SP tlog-policy: the witnesses that checkpoints are sent to, and how many are enough.",
     )
 
+    tiles_listen: str = Field(
+        default="",
+        description="host:port for the log's tiles (C2SP tlog-tiles), read by anybody; empty serves none.",
+        pattern=r"^(\S+:\d{1,5})?$",
+    )
+    tiles_tls: bool = Field(
+        default=False, description="Serve the tiles over HTTPS with the service's certificate."
+    )
+
     @property
     def database(self) -> Path:
         """Where the log lies."""

@@ -8,7 +8,7 @@ stays whole.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -253,6 +254,27 @@ def node_reader(connection: Connection) -> NodeReader:
         return found
 
     return read
+
+
+def load_leaves(connection: Connection, first: int, count: int) -> list[bytes]:
+    """Read the leaves of consecutive entries. Raises LookupError when one is missing."""
+    inside = ENTRY.c.idx.between(first, first + count - 1)
+    return _whole(connection, select(ENTRY.c.leaf).where(inside).order_by(ENTRY.c.idx), count)
+
+
+def load_subtrees(connection: Connection, level: int, first: int, count: int) -> list[bytes]:
+    """Read the hashes of consecutive complete subtrees of one level. Raises LookupError when one is missing."""
+    if level == 0:
+        return [leaf_hash(leaf) for leaf in load_leaves(connection, first, count)]
+    inside = (NODE.c.level == level) & NODE.c.position.between(first, first + count - 1)
+    return _whole(connection, select(NODE.c.hash).where(inside).order_by(NODE.c.position), count)
+
+
+def _whole(connection: Connection, query: Select[Any], count: int) -> list[bytes]:
+    found: list[bytes] = list(connection.execute(query).scalars())
+    if len(found) != count:
+        raise LookupError(f"the log's tree lacks {count - len(found)} of {count} neighbours")
+    return found
 
 
 def load_state(connection: Connection) -> LogState:

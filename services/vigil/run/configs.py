@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vigil.core.certificates import replace_file
-from vigil.run.layout import SERVICES, DataFolder
+from vigil.run.layout import SERVICES, TILES, DataFolder
 
 Value = str | int | bool | Sequence[str] | Mapping[str, str]
 
@@ -58,6 +58,8 @@ def write_service_configs(
             values["metrics_listen"] = metrics[service]
         if service == "identity":
             values["pki_dir"] = str(folder.path / "pki")
+        if service == "evidence":
+            values["tiles_listen"] = endpoints[TILES]
         if service in ("revocation", "edge"):
             values["redis_url"] = redis_url
         if service == "revocation":

@@ -7,7 +7,7 @@ from pathlib import Path
 from vigil.core.certificates import replace_file
 from vigil.core.clock import SystemClock
 from vigil.identity import ceremony
-from vigil.run.layout import DEFAULT_OPERATOR, FIRST_PORT, SERVICES, DataFolder, free_ports
+from vigil.run.layout import DEFAULT_OPERATOR, FIRST_PORT, SERVICES, TILES, DataFolder, free_ports, port_of
 
 SUPERVISOR = "supervisor"
 """The role under which `vigil up` asks its services how they are."""
@@ -32,10 +32,12 @@ def first_start(
 
 
 def choose_endpoints(folder: DataFolder, base_port: int | None) -> dict[str, str]:
-    """Choose an address for each service once and keep it."""
+    """Choose an address for each service, and for the log's tiles, once and keep it."""
     endpoints = folder.read_endpoints()
-    missing = [service for service in SERVICES if service not in endpoints]
-    ports = free_ports(len(missing), base_port or FIRST_PORT, set())
+    missing = [name for name in (*SERVICES, TILES) if name not in endpoints]
+    # An older folder lacks some, and nobody listens on the others now.
+    taken = {port_of(address) for address in endpoints.values()}
+    ports = free_ports(len(missing), base_port or FIRST_PORT, taken)
     endpoints |= {service: f"127.0.0.1:{port}" for service, port in zip(missing, ports, strict=True)}
     folder.write_endpoints(endpoints)
     return endpoints

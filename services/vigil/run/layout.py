@@ -29,6 +29,8 @@ from vigil.errors import Reason, refused
 SERVICES: Final = ("identity", "release", "attestation", "policy", "revocation", "edge", "evidence")
 """Every service of one machine but the gateways, in the order they are shown."""
 
+TILES: Final = "tiles"
+"""The name of the address where the evidence service serves the log's tiles over HTTP."""
 FIRST_PORT: Final = 7441
 FIRST_GATEWAY_PORT: Final = 7450
 DEFAULT_TRUST_DOMAIN: Final = "vigil.internal"

@@ -23,7 +23,7 @@ from vigil.rpc.service_main import PARENT_FD, watch_parent
 from vigil.rpc.tls import TlsFiles
 from vigil.run import first, seed
 from vigil.run.configs import config_path, python_module, write_service_configs
-from vigil.run.layout import SERVICES, DataFolder, free_ports, port_of, runtime_folder
+from vigil.run.layout import SERVICES, TILES, DataFolder, free_ports, port_of, runtime_folder
 from vigil.run.redis_server import find_server, server_arguments
 from vigil.run.supervisor import ChildSpec, Supervisor
 
@@ -197,9 +197,11 @@ def show(folder: DataFolder, supervisor: Supervisor, *, output: str) -> None:
         (name, endpoints.get(name, "(private socket)"), child.process.pid if child.process else 0)
         for name, child in supervisor.children.items()
     ]
+    tiles = f"http://{endpoints[TILES]}"
     if output == "json":
         services = [{"name": name, "endpoint": endpoint, "pid": pid} for name, endpoint, pid in rows]
-        print(json.dumps({"ready": True, "data": str(folder.path), "services": services}), flush=True)  # noqa: T201
+        ready = {"ready": True, "data": str(folder.path), "services": services, "tiles": tiles}
+        print(json.dumps(ready), flush=True)  # noqa: T201
         return
     table = Table(title=f"Vigil is ready · data in {folder.path}", title_justify="left")
     for heading in ("process", "listens on", "pid"):
@@ -208,6 +210,7 @@ def show(folder: DataFolder, supervisor: Supervisor, *, output: str) -> None:
         table.add_row(name, endpoint, str(pid))
     console = Console()
     console.print(table)
+    console.print(f"The evidence log's tiles (docs/evidence.md): {tiles}")
     console.print(
         "In another terminal: [bold]vigil status[/], [bold]vigil device list[/], "
         "[bold]vigil command send --help[/]. Ctrl-C stops everything."
