@@ -201,6 +201,7 @@ def change_hash(log: ServedLog) -> None:
 
 
 @needs_fsck
+@pytest.mark.holds("insider-evidence")
 @pytest.mark.parametrize(
     ("change", "path", "words"),
     [
@@ -210,7 +211,11 @@ def change_hash(log: ServedLog) -> None:
     ],
 )
 async def test_fsck_finds_one_wrong_byte(
-    log: ServedLog, change: Callable[[ServedLog], None], path: str, words: str
+    log: ServedLog,
+    injected: Callable[[int], None],
+    change: Callable[[ServedLog], None],
+    path: str,
+    words: str,
 ) -> None:
     await log.append(ENTRIES)
     checkpoint = await log.checkpoint(covering=ENTRIES)
@@ -219,6 +224,7 @@ async def test_fsck_finds_one_wrong_byte(
     change(log)
     after = await log.get(path)
     assert (after != before, len(after)) == (True, len(before))
+    injected(1)
     whole, said = await log.fsck(checkpoint.verifier_key)
     assert not whole
     assert words in said

@@ -93,6 +93,8 @@ class TileServer:
         http = web.Server(
             self._handle,
             access_log=None,
+            # What strangers send is no news: it would fill the disk. Our own failures are told in `_answer`.
+            logger=logging.Logger("tiles", logging.CRITICAL),  # noqa: LOG001 - heard by nobody, on purpose
             keepalive_timeout=IDLE_S,
             lingering_time=0,
             max_line_size=MAX_LINE_BYTES,
@@ -128,6 +130,8 @@ class TileServer:
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
+        except ConnectionError:
+            pass  # gone before the answer was
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import http.client
+import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -117,6 +118,7 @@ async def test_only_what_a_checkpoint_covers_is_served(world: World) -> None:
     )
 
 
+@pytest.mark.holds("strangers")
 async def test_a_tile_holds_neither_statement_nor_body_nor_owner(world: World) -> None:
     log = world.open()
     statement = world.writer().hold(reason="patient-Ottilie")
@@ -288,6 +290,7 @@ async def test_bundles_are_compressed_for_those_who_take_it(world: World) -> Non
         ) is None
 
 
+@pytest.mark.holds("strangers")
 async def test_bad_paths_are_told_why_and_never_kept(world: World) -> None:
     log, _ = grown(world, 3)
     await log.checkpointer.sign()
@@ -321,7 +324,9 @@ async def test_bad_paths_are_told_why_and_never_kept(world: World) -> None:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_what_is_not_http_is_refused_and_the_server_serves_on(world: World) -> None:
+async def test_what_is_not_http_is_refused_and_the_server_serves_on(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     log, _ = grown(world, 3)
     await log.checkpointer.sign()
     async with served(reader_of(log)) as server:
@@ -339,7 +344,13 @@ async def test_what_is_not_http_is_refused_and_the_server_serves_on(world: World
             assert not answer or answer.split(b" ", 2)[1] in {b"400", b"505"}, (data[:60], answer)
         absolute = b"GET http://vigil.test/checkpoint HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         assert (await server.raw(absolute)).split(b" ", 2)[1] == b"404"
+        for path in (b"/checkpoint", b"/tile/0/000.p/3"):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.transport.abort()
+        await eventually(lambda: not server.connections(), what="those who left are gone")
         assert (await server.get("/checkpoint")).status == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_connection_that_does_not_ask_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
