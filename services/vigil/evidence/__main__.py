@@ -157,7 +157,9 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         entropy=process.entropy,
         network=process.network,
     )
-    tiles = await _serve_tiles(config, process, TileReader(database=database, checkpointer=checkpointer, book=book))
+    tiles = await _serve_tiles(
+        config, process, TileReader(database=database, checkpointer=checkpointer, book=book)
+    )
     process.ready(await server.start())
     await process.until_stopped()
     if tiles is not None:

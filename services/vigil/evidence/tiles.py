@@ -5,6 +5,8 @@ bodies, certificates and whose a record is are no part of any tile.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +16,7 @@ from vigil.core.tiles import CHECKPOINT_PATH, TILE_HEIGHT, Tile, encode_bundle, 
 from vigil.errors import Reason, refused
 from vigil.evidence import store
 from vigil.evidence.service import Checkpointer
+from vigil.evidence.witness_book import WitnessBook
 from vigil.storage import Database
 
 TEXT: Final = "text/plain; charset=utf-8"
@@ -42,9 +45,10 @@ class Resource:
 class TileReader:
     """Reads one resource for each request, in work that one tile bounds: at most 256 rows."""
 
-    def __init__(self, *, database: Database, checkpointer: Checkpointer) -> None:
+    def __init__(self, *, database: Database, checkpointer: Checkpointer, book: WitnessBook) -> None:
         self._database = database
         self._checkpointer = checkpointer
+        self._book = book
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
         self._waiting = 0
 
@@ -55,7 +59,10 @@ class TileReader:
         QUOTA_EXCEEDED while too many wait, STORAGE_UNAVAILABLE, EVIDENCE_UNAVAILABLE; LookupError for a hole.
         """
         if path == CHECKPOINT_PATH:
-            return Resource((await self._checkpointer.newest()).note.encode(), TEXT, A_SECOND)
+            checkpoint = await self._checkpointer.newest()
+            async with self._turn():
+                held = await self._book.held(checkpoint)
+            return Resource(held.note.encode(), TEXT, A_SECOND)
         tile = parse_tile(path)
         size = (await self._checkpointer.newest()).size
         if tile.width_in(size) < tile.width:
@@ -64,20 +71,26 @@ class TileReader:
                 f"The newest checkpoint covers {size} entries, and this tile is not in a tree of that size.",
                 size=size,
             )
+        async with self._turn():
+            content = await self._database.read(lambda connection: _content(connection, tile))
+        return Resource(content, BYTES, FOREVER if tile.full else A_MINUTE, compressible=tile.entries)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the few reads at once. Raises QUOTA_EXCEEDED when too many wait for theirs."""
         if self._waiting >= WAITING:
             raise refused(
                 Reason.QUOTA_EXCEEDED,
-                "Too many tiles are asked for at once.",
+                "Too much of the log is asked for at once.",
                 lifted_by="asking again in a second",
                 who="caller",
             )
         self._waiting += 1
         try:
             async with self._turns:
-                content = await self._database.read(lambda connection: _content(connection, tile))
+                yield
         finally:
             self._waiting -= 1
-        return Resource(content, BYTES, FOREVER if tile.full else A_MINUTE, compressible=tile.entries)
 
 
 def _content(connection: Connection, tile: Tile) -> bytes:

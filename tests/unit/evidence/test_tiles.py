@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from prometheus_client import CollectorRegistry
 
 from tests.support.pki import TestPki
 from tests.support.stack import eventually
@@ -17,12 +20,16 @@ from tests.unit.evidence.conftest import Log, World, submission
 from tests.unit.evidence.grown import grow
 from vigil.core.clock import SystemClock
 from vigil.core.merkle import leaf_hash, tree_root
+from vigil.core.notes import Cosignature, cosign, cosigner_key
 from vigil.core.tiles import Tile, encode_bundle
+from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Reason, Refused
 from vigil.evidence import store, tile_server, tiles
 from vigil.evidence.domain import open_note, parse_checkpoint_text
+from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.tile_server import ServerTls, TileServer
 from vigil.evidence.tiles import TileReader
+from vigil.evidence.witness_book import WitnessBook
 from vigil.rpc.network import ListenError
 from vigil.rpc.tls import TlsFiles, TlsWatcher
 from vigil.storage import open_database
@@ -42,8 +49,14 @@ def grown(world: World, count: int) -> tuple[Log, list[bytes]]:
     return world.open(started=False), leaves
 
 
-def reader_of(log: Log) -> TileReader:
-    return TileReader(database=log.database, checkpointer=log.checkpointer)
+def book_of(log: Log, policy: WitnessPolicy | None = None) -> WitnessBook:
+    return WitnessBook(
+        database=log.database, policy=policy or WitnessPolicy(), metrics=LogMetrics(CollectorRegistry())
+    )
+
+
+def reader_of(log: Log, book: WitnessBook | None = None) -> TileReader:
+    return TileReader(database=log.database, checkpointer=log.checkpointer, book=book or book_of(log))
 
 
 async def reason_of(reader: TileReader, path: str) -> Reason:
@@ -57,6 +70,23 @@ async def test_the_empty_log_has_a_checkpoint_and_no_tile(world: World) -> None:
     assert open_note((await reader.read("/checkpoint")).content.decode(), world.key.verifier_key)
     for path in ("/tile/0/000", "/tile/0/000.p/1", "/tile/1/000.p/1", "/tile/entries/000.p/1"):
         assert await reason_of(reader, path) is Reason.RESOURCE_NOT_FOUND
+
+
+async def test_a_checkpoint_comes_with_its_witnesses(world: World) -> None:
+    witness = Ed25519PrivateKey.generate()
+    public = witness.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    key = cosigner_key("witness.test/w", public)
+    log, _ = grown(world, 3)
+    book = book_of(log, parse_witness_policy(f"witness w {key}\nquorum w"))
+    reader = reader_of(log, book)
+    checkpoint = await log.checkpointer.sign()
+    assert (await reader.read("/checkpoint")).content.decode() == checkpoint.note
+    text = open_note(checkpoint.note, world.key.verifier_key)
+    line = cosign(text, time=1_790_000_000, name="witness.test/w", public_key=public, sign=witness.sign)
+    await book.keep(checkpoint, key, Cosignature("witness.test/w", 1_790_000_000, line))
+    note = (await reader.read("/checkpoint")).content.decode()
+    assert note == checkpoint.note + line
+    assert open_note(note, world.key.verifier_key) == text
 
 
 async def test_every_partial_width(world: World) -> None:
@@ -176,7 +206,6 @@ async def test_strangers_wait_for_two_reads_and_not_for_ever(
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert await reason_of(reader, "/tile/0/000.p/1") is Reason.QUOTA_EXCEEDED
-    assert (await reader.read("/checkpoint")).content  # costs no read
     async with served(reader) as server:
         answer = await server.get("/tile/0/000.p/1")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
