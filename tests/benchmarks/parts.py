@@ -9,8 +9,8 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,8 @@ from vigil.policy.engine.wasm import WasmEngine
 
 BATCHES: Final = 15
 """The least of so many counts: what others do meanwhile on the machine only ever adds."""
+SMALL_ROW_BYTES: Final = 1_200
+"""A statement with its chain, as a spool keeps it."""
 ROW_BYTES: Final = 4_000
 """One command's row at the gateway, with its statements."""
 
@@ -52,6 +54,24 @@ class Part:
         return f"{self.count} x {self.name} at {self.each:.0f} µs ({where})"
 
 
+def counted(measured: Sequence[Part], times: Mapping[str, dict[str, int]]) -> tuple[Part, ...]:
+    """The same parts as they come in other work: how often by process, under each part's name."""
+    by_name = {part.name: part for part in measured}
+    return tuple(replace(by_name[name], times=where) for name, where in times.items())
+
+
+def shown(work: str, found: Sequence[Part], *, total_ms: float) -> tuple[str, ...]:
+    """What the parts come to, and what of the CPU that was measured they leave over."""
+    together = sum(part.ms for part in found)
+    words = "; ".join(part.words() for part in found)
+    alone = f"Parts of {work}, measured alone and warm: {words}; in all {together:.2f} ms of CPU"
+    beside = (
+        f"Of the {total_ms:.2f} ms of CPU that {work} costs here, the parts are {together:.2f} ms and"
+        f" {total_ms - together:.2f} ms stand between them: transport, tasks, bookkeeping, caches gone cold"
+    )
+    return alone, beside
+
+
 def measure() -> tuple[Part, ...]:
     """Measure every part, in a thread without an event loop; takes about a second."""
     with tempfile.TemporaryDirectory(prefix="vigil-parts-") as name:
@@ -75,17 +95,17 @@ def _statements(folder: Path) -> tuple[Part, ...]:
     return (
         Part(
             name="a statement signed",
-            each=_least(lambda: scribe.sign(intent, subject="device/d"), 100),
+            each=least(lambda: scribe.sign(intent, subject="device/d"), 100),
             times={"client": 2, "policy": 1, "pump": 1},
         ),
         Part(
             name="a signature verified",
-            each=_least(lambda: keys.verify(public, keys.ES256, data, signature), 100),
+            each=least(lambda: keys.verify(public, keys.ES256, data, signature), 100),
             times={"client": 1, "gateway": 2, "policy": 2, "evidence": 4, "pump": 4},
         ),
         Part(
             name="a statement read",
-            each=_least(lambda: read(signed.data, bodies.Intent), 200),
+            each=least(lambda: read(signed.data, bodies.Intent), 200),
             times={"client": 1, "gateway": 4, "policy": 2, "evidence": 4, "pump": 4},
         ),
     )
@@ -94,7 +114,7 @@ def _statements(folder: Path) -> tuple[Part, ...]:
 def _rego() -> Part:
     engine = WasmEngine(read_bundle(DEFAULT_BUNDLE.read_bytes()))
     try:
-        each = _least(lambda: engine.decide_now(CHANGE), 50)
+        each = least(lambda: engine.decide_now(CHANGE), 50)
     finally:
         asyncio.run(engine.close())
     return Part(name="Rego in WebAssembly", each=each, times={"policy": 1})
@@ -123,18 +143,38 @@ def _durable(folder: Path) -> tuple[Part, ...]:
         return (
             Part(
                 name="a row made durable",
-                each=_least(commit, 10),
+                each=least(commit, 10),
                 times={"gateway": 1, "evidence": 1, "pump": 1},
             ),
-            Part(name="a counter made durable", each=_least(count, 10), times={"pump": 1}),
+            Part(name="a counter made durable", each=least(count, 10), times={"pump": 1}),
         )
     finally:
         os.close(descriptor)
         connection.close()
 
 
-def _least(work: Callable[[], object], count: int) -> float:
-    """Microseconds of CPU."""
+def shared_rows_us(*, rows: int = 4, sharing: int = 16) -> float:
+    """CPU of so many small rows in a durable commit that others share: microseconds of one's part."""
+    with tempfile.TemporaryDirectory(prefix="vigil-parts-") as name:
+        connection = sqlite3.connect(Path(name) / "rows.db", isolation_level=None)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, data BLOB NOT NULL)")
+        all_rows = [(bytes(SMALL_ROW_BYTES),)] * (rows * sharing)
+
+        def commit() -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT INTO row (data) VALUES (?)", all_rows)
+            connection.execute("COMMIT")
+
+        try:
+            return least(commit, 10) / sharing
+        finally:
+            connection.close()
+
+
+def least(work: Callable[[], object], count: int) -> float:
+    """Microseconds of CPU of one piece of work, the least of many counts of ``count``."""
     work()
     found = []
     for _ in range(BATCHES):
