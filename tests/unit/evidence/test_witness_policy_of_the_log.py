@@ -12,7 +12,7 @@ from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.metrics import LogMetrics
 from vigil.rpc.service_main import ConfigError, load_config
 from vigil.run.configs import PEERS, write_service_configs
-from vigil.run.layout import SERVICES, DataFolder
+from vigil.run.layout import SERVICES, TILES, DataFolder
 
 WITNESS = f"witness w {cosigner_key('witness.test/w', bytes(32))} http://127.0.0.1:8420"
 
@@ -21,7 +21,7 @@ def config_of(folder: DataFolder) -> EvidenceConfig:
     write_service_configs(
         folder,
         trust_domain="vigil.test",
-        endpoints=dict.fromkeys({*SERVICES, *PEERS}, "127.0.0.1:1"),
+        endpoints=dict.fromkeys({*SERVICES, *PEERS, TILES}, "127.0.0.1:1"),
         redis_url="redis://127.0.0.1:1",
         metrics={},
     )
