@@ -214,8 +214,9 @@ class Records:
     async def _keep(self, row: CommandRow, receipts: Sequence[KeptReceipt], *, owed: bool = False) -> None:
         def write(connection: Connection) -> None:
             self._write(connection, row, receipts)
-            if owed:
-                # The device may have said more since, and that was kept: the row is older than its receipts.
+            # An owed row is older than what the device has said since. And where receipts of an earlier command of
+            # the intent answer this one, that one's row follows them too.
+            if owed or any(receipt.statement.body.command != row.digest for receipt in receipts):
                 newest = receipts[-1].statement
                 command_store.follow_receipts(connection, newest, now=self._clock.now())
 

@@ -217,6 +217,25 @@ async def test_a_staged_command_is_followed_to_its_end(at: Hospital) -> None:
     assert len((await at.until(answer.command_id, "applied")).receipts) == 3
 
 
+async def test_an_earlier_command_of_an_intent_follows_the_receipts_that_answer_a_later_one(
+    at: Hospital,
+) -> None:
+    at.pump.outcomes = [b.Outcome.STAGED]
+    intent = at.world.intent("diagnose")
+    first = at.world.command(intent, (await at.me.prepare("diagnose")).nonce)
+    staged = (await at.me.submit(intent, first)).receipts[0]
+    at.pump.outcomes = []
+    second = at.world.command(intent, (await at.me.prepare("diagnose")).nonce)
+    asking = asyncio.create_task(at.me.submit(intent, second))
+    bundle = (await at.pump.got("bundle", 2)).bundle
+    # The request is known: what became of it is the answer, in receipts that name the first command.
+    ended = at.pump.receipt(intent, first.digest, b.Outcome.ABANDONED, 2)
+    await at.pump.say(receipt=pb.DeviceReceipt(call_id=bundle.call_id, receipts=[staged, ended]))
+    await asking
+    outcomes = [(await at.command(one.digest.hex())).outcome for one in (first, second)]
+    assert outcomes == ["abandoned", "abandoned"]
+
+
 @pytest.mark.holds("storage-failures")
 async def test_what_a_failing_disk_did_not_take_is_kept_as_what_the_device_said_last(
     at: Hospital, monkeypatch: pytest.MonkeyPatch
