@@ -129,9 +129,15 @@ async def newcomer(stack: Stack) -> str:
 
 async def revoke_credential(stack: Stack, name: str) -> int:
     """By the recall team; answers the epoch."""
-    rita = stack.world.people["rita"]
-    thumbprint = hex_digest(stack.world.people[name].person.thumbprint)
-    return await revoking.revoke_credential(rita, thumbprint)
+    people = stack.world.people
+    thumbprint = hex_digest(people[name].person.thumbprint)
+    try:
+        return await revoking.revoke_credential(people["rita"], thumbprint)
+    except Refused as refusal:
+        if refusal.reason is not Reason.SECOND_PERSON_REQUIRED:
+            raise
+    # Tests before this one have had what one person may revoke alone in ten minutes.
+    return await revoking.revoke_credential(people["raj"], thumbprint)
 
 
 def short_lived(stack: Stack, *, life_ms: int) -> tuple[Issued, int]:
