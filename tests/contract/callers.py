@@ -198,20 +198,24 @@ Contents = Mapping[str, frozenset[tuple[Any, ...]]]
 
 BY_ITSELF: Final = ("revocation/revocation.db/head_lease", "attestation/", "evidence/")
 """What moves while nobody does anything: heads are signed, pumps attest when it is due."""
+WHEN: Final = {"revocation/revocation.db/acknowledgement": "enforced_at"}
+"""A pump that comes back acknowledges what it has enforced since: the time is another, the row is not."""
 ATTESTING: Final = {"evidence", "result"}
 QUIET_S: Final = 3.0
 """Much longer than a gateway waits before it saves its copy of the registry."""
 
 
 def contents(stack: Stack) -> Contents:
-    """Every row of every table of every process."""
+    """Every row of every table of every process, without the times of `WHEN`."""
     found = {}
     for path in sorted(stack.folder.path.rglob("*.db")):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             for (table,) in names:
-                rows = connection.execute(f'SELECT * FROM "{table}"').fetchall()
-                found[f"{path.relative_to(stack.folder.path)}/{table}"] = frozenset(rows)
+                place = f"{path.relative_to(stack.folder.path)}/{table}"
+                rows = connection.execute(f'SELECT * FROM "{table}"')
+                kept = [at for at, column in enumerate(rows.description) if column[0] != WHEN.get(place)]
+                found[place] = frozenset(tuple(row[at] for at in kept) for row in rows)
     return found
 
 

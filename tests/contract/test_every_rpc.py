@@ -22,7 +22,6 @@ from tests.contract.callers import (
     Contents,
     Method,
     assert_unchanged,
-    contents,
     declared,
     foreign_methods,
     is_alone,
@@ -208,4 +207,4 @@ async def test_nobody_through_another_kinds_intermediate(callers: Callers, proce
 
 @pytest.mark.holds("strangers")
 async def test_nothing_has_changed(stack: Stack, before: Contents) -> None:
-    assert_unchanged(before, contents(stack))
+    assert_unchanged(before, await settled(stack))

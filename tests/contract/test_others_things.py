@@ -22,7 +22,6 @@ from tests.contract.callers import (
     Contents,
     Method,
     assert_unchanged,
-    contents,
     is_alone,
     settled,
 )
@@ -339,4 +338,4 @@ async def test_roles_that_the_handler_holds(stack: Stack, callers: Callers, know
 
 
 async def test_nothing_has_changed(stack: Stack, before: Contents) -> None:
-    assert_unchanged(before, contents(stack))
+    assert_unchanged(before, await settled(stack))
