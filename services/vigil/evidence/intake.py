@@ -75,8 +75,8 @@ class Intake:
         self._waiting_of: Counter[str] = Counter()
         self._bytes_of: Counter[str] = Counter()
 
-    async def submit(self, submission: Submission) -> RecordedPlace:
-        """Queue a statement and wait for its answer. Raises EVIDENCE_UNAVAILABLE when too much waits already."""
+    def submit(self, submission: Submission) -> Answer:
+        """Queue a statement; answers where its answer will be. Raises EVIDENCE_UNAVAILABLE: too much waits already."""
         size = submission.size
         sender = submission.sender
         if (
@@ -97,11 +97,9 @@ class Intake:
             lane = self._lanes[sender] = deque()
         lane.append((submission, answer))
         self._count(sender, 1, size)
+        answer.add_done_callback(lambda _: self._count(sender, -1, -size))
         self._arrived.set()
-        try:
-            return await answer
-        finally:
-            self._count(sender, -1, -size)
+        return answer
 
     def _count(self, sender: str, number: int, size: int) -> None:
         self._waiting += number

@@ -27,7 +27,7 @@ from vigil.evidence.domain import (
     root_of,
     sequence,
 )
-from vigil.evidence.intake import Intake, Ready, Submission
+from vigil.evidence.intake import Answer, Intake, Ready, Submission
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.signers import Signers
 from vigil.evidence.store import RecordedPlace, SignedCommit
@@ -96,14 +96,14 @@ class Sequencer:
         self._ready: deque[Ready] = deque()
         self._admitted = asyncio.Event()
 
-    async def append(self, submission: Submission) -> RecordedPlace:
-        """Record one statement; returns when it is durable. The same statement again gets the same answer.
+    def append(self, submission: Submission) -> Answer:
+        """Record one statement; the answer is there when it is durable. The same statement again gets the same one.
 
-        Raises STATEMENT_MALFORMED, SIGNATURE_INVALID (its signer's certificate included), FIELD_INVALID,
-        REQUEST_TOO_LARGE for what cannot be recorded; EVIDENCE_UNAVAILABLE and STORAGE_UNAVAILABLE when it may
-        or may not have been: send it again.
+        The answer, or this, raises STATEMENT_MALFORMED, SIGNATURE_INVALID (its signer's certificate included),
+        FIELD_INVALID, REQUEST_TOO_LARGE for what cannot be recorded; EVIDENCE_UNAVAILABLE and STORAGE_UNAVAILABLE
+        when it may or may not have been: send it again.
         """
-        return await self._intake.submit(submission)
+        return self._intake.submit(submission)
 
     async def state(self) -> LogState:
         """The log as it is durable now."""

@@ -31,16 +31,13 @@ class EvidenceLogServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
     ) -> AsyncIterator[evidence_pb2.AppendResponse]:
         caller = caller_of(context)
 
-        async def append(item: evidence_pb2.AppendItem) -> evidence_pb2.AppendOutcome:
-            place = await self._sequencer.append(_submission(item, caller))
-            return evidence_pb2.AppendOutcome(recorded=_recorded(place))
-
         responses = serve_exchange(
             request_iterator,
-            append,
+            lambda item: self._sequencer.append(_submission(item, caller)),
             unpack=lambda request: request.items,
-            pack=lambda outcomes: evidence_pb2.AppendResponse(items=outcomes),
+            pack=_response,
             failed=_failed,
+            reply=_outcome,
         )
         async for response in responses:
             yield response
@@ -137,8 +134,25 @@ def _submission(item: evidence_pb2.AppendItem, caller: Identity) -> Submission:
     )
 
 
-def _failed(call_id: int, status: status_pb2.Status) -> evidence_pb2.AppendOutcome:
-    return evidence_pb2.AppendOutcome(call_id=call_id, error=status)
+Outcome = tuple[evidence_pb2.AppendOutcome, bytes]
+"""An item's outcome, and the `recorded` of its commit, which a response holds once; empty for a failure."""
+
+
+def _failed(call_id: int, status: status_pb2.Status) -> Outcome:
+    return evidence_pb2.AppendOutcome(call_id=call_id, error=status), b""
+
+
+def _outcome(call_id: int, place: RecordedPlace) -> Outcome:
+    recorded = evidence_pb2.RecordedItem(index=place.index, path=place.path)
+    return evidence_pb2.AppendOutcome(call_id=call_id, recorded=recorded), place.recorded
+
+
+def _response(outcomes: list[Outcome]) -> evidence_pb2.AppendResponse:
+    commits: dict[bytes, int] = {}
+    for outcome, recorded in outcomes:
+        if recorded:
+            outcome.commit = commits.setdefault(recorded, len(commits))
+    return evidence_pb2.AppendResponse(items=[outcome for outcome, _ in outcomes], commits=list(commits))
 
 
 def _recorded(place: RecordedPlace) -> evidence_pb2.RecordedItem:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
-from vigil.api.evidence.v1.evidence_pb2 import AppendItem, AppendOutcome, RecordedItem
+from vigil.api.evidence.v1.evidence_pb2 import AppendItem, AppendOutcome, AppendResponse, RecordedItem
 from vigil.core.clock import Entropy
 from vigil.errors import Reason, Refused, refused
 from vigil.rpc.streams import Exchange
@@ -103,7 +103,7 @@ class EvidenceAppender:
                 name="evidence",
                 open_stream=stub.Append,
                 pack=lambda items: evidence_pb2.AppendRequest(items=items),
-                unpack=lambda response: response.items,
+                unpack=outcomes,
                 entropy=entropy,
                 streams=streams,
                 max_batch=max_batch,
@@ -183,6 +183,15 @@ class EvidenceAppender:
                 raise _unavailable(refusal) from refusal
             raise
         return outcome.recorded
+
+
+def outcomes(response: AppendResponse) -> Iterable[AppendOutcome]:
+    """The outcomes of a response, each with the `recorded` of its commit; without, where the response has none."""
+    commits = response.commits
+    for outcome in response.items:
+        if outcome.HasField("recorded") and outcome.commit < len(commits):
+            outcome.recorded.recorded = commits[outcome.commit]
+        yield outcome
 
 
 def is_large(item: AppendItem) -> bool:

@@ -62,7 +62,7 @@ def test_migrations_lead_to_the_tables() -> None:
 async def test_what_arrives_together_is_one_commit(world: World, log: Log) -> None:
     writer = world.writer()
     holds = [writer.hold(reason=str(place)) for place in range(5)]
-    pending = [asyncio.create_task(log.sequencer.append(submission(hold))) for hold in holds]
+    pending = [log.sequencer.append(submission(hold)) for hold in holds]
     await asyncio.sleep(0)
     log.start()
     places = await asyncio.gather(*pending)
@@ -82,7 +82,7 @@ async def test_what_arrives_together_is_one_commit(world: World, log: Log) -> No
 async def test_the_same_statement_is_on_record_once(world: World, log: Log) -> None:
     writer = world.writer()
     hold, other = writer.hold(), writer.hold()
-    twice = [asyncio.create_task(log.sequencer.append(submission(hold))) for _ in range(2)]
+    twice = [log.sequencer.append(submission(hold)) for _ in range(2)]
     await asyncio.sleep(0)
     log.start()
     first, second = await asyncio.gather(*twice)
@@ -252,12 +252,9 @@ async def test_a_clock_that_leapt_becomes_nobodys_log_time(world: World, log: Lo
 @pytest.mark.holds("floods-by-credential")
 async def test_senders_take_turns(world: World, log: Log) -> None:
     flood, one = world.writer(), world.writer("p-quiet")
-    pending = [
-        asyncio.create_task(log.sequencer.append(submission(flood.hold(), sender="flood")))
-        for _ in range(100)
-    ]
+    pending = [log.sequencer.append(submission(flood.hold(), sender="flood")) for _ in range(100)]
     await asyncio.sleep(0)
-    quiet = asyncio.create_task(log.sequencer.append(submission(one.hold(), sender="quiet")))
+    quiet = log.sequencer.append(submission(one.hold(), sender="quiet"))
     await asyncio.sleep(0)
     log.start()
     assert (await quiet).index <= 1
@@ -267,8 +264,12 @@ async def test_senders_take_turns(world: World, log: Log) -> None:
 @pytest.mark.holds("floods-by-credential")
 async def test_a_full_queue_refuses(world: World, log: Log) -> None:
     body = bytes(65_536)
-    entry = submission(world.writer().hold(), bodies=[body] * 8)
-    pending = [asyncio.create_task(log.sequencer.append(entry)) for _ in range(127)]
+    hold = world.writer().hold()
+    entry = submission(hold, bodies=[body] * 8)
+    pending = [
+        log.sequencer.append(submission(hold, bodies=[body] * 8, sender=f"sender {number // 31}"))
+        for number in range(127)
+    ]
     await asyncio.sleep(0)
     assert (await refusal_of(log, entry)).reason is Reason.EVIDENCE_UNAVAILABLE
     for task in pending:
@@ -405,7 +406,7 @@ async def test_one_senders_flood_leaves_room_for_the_others(
     log, writer = world.open(started=False), world.writer()
 
     def sent(sender: str, **values: object) -> asyncio.Task[RecordedPlace]:
-        return asyncio.create_task(log.sequencer.append(submission(writer.hold(), sender=sender, **values)))
+        return log.sequencer.append(submission(writer.hold(), sender=sender, **values))
 
     waiting = [sent("loud"), sent("loud")]
     await asyncio.sleep(0)

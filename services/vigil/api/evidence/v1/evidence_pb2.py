@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from vigil.api.access.v1 import access_pb2 as vigil_dot_api_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vigil/api/evidence/v1/evidence.proto\x12\x15vigil.api.evidence.v1\x1a\x17google/rpc/status.proto\x1a vigil/api/access/v1/access.proto\"A\n\rAppendRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.vigil.api.evidence.v1.AppendItem\"|\n\nAppendItem\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x11\n\tstatement\x18\x02 \x01(\x0c\x12\x10\n\x08subjects\x18\x03 \x03(\t\x12\x0e\n\x06\x62odies\x18\x04 \x03(\x0c\x12\x17\n\x0forganization_id\x18\x05 \x01(\t\x12\x0f\n\x07site_id\x18\x06 \x01(\t\"E\n\x0e\x41ppendResponse\x12\x33\n\x05items\x18\x01 \x03(\x0b\x32$.vigil.api.evidence.v1.AppendOutcome\"\x89\x01\n\rAppendOutcome\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x37\n\x08recorded\x18\x02 \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItemH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07message\"=\n\x0cRecordedItem\x12\x10\n\x08recorded\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"B\n\rSubjectNumber\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x0c\"\xf8\x01\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x13\n\x0blog_time_ms\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x11\n\tstatement\x18\x06 \x01(\x0c\x12\r\n\x05\x63hain\x18\x07 \x03(\x0c\x12\x36\n\x08subjects\x18\x08 \x03(\x0b\x32$.vigil.api.evidence.v1.SubjectNumber\x12\x0e\n\x06\x62odies\x18\t \x03(\x0c\x12\x35\n\x08recorded\x18\n \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItem\"=\n\x0fGetEntryRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x10\n\x06\x64igest\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x65ntry\"[\n\x12ListHistoryRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05kinds\x18\x04 \x03(\t\"]\n\x13ListHistoryResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.vigil.api.evidence.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"r\n\x0eInclusionProof\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x35\n\ncheckpoint\x18\x04 \x01(\x0b\x32!.vigil.api.evidence.v1.Checkpoint\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"D\n\x10\x43onsistencyProof\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\")\n\x14GetCheckpointRequest\x12\x11\n\twitnessed\x18\x01 \x01(\x08\"\x83\x01\n\nCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x14\n\x0cverifier_key\x18\x05 \x01(\t\x12\x11\n\twitnesses\x18\x06 \x01(\r\x12\x11\n\twitnessed\x18\x07 \x01(\x08\x32\x81\x01\n\x12\x45videnceLogService\x12k\n\x06\x41ppend\x12$.vigil.api.evidence.v1.AppendRequest\x1a%.vigil.api.evidence.v1.AppendResponse\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x01 \x01\n\x04\x08\x02 \x01(\x01\x30\x01\x32\xec\x04\n\x13\x45videnceReadService\x12\\\n\x08GetEntry\x12&.vigil.api.evidence.v1.GetEntryRequest\x1a\x1c.vigil.api.evidence.v1.Entry\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x05\x12\x8b\x01\n\x0bListHistory\x12).vigil.api.evidence.v1.ListHistoryRequest\x1a*.vigil.api.evidence.v1.ListHistoryResponse\"%\xfa\xa6\x19!\n\r\x08\x03\x1a\x07subject \x05\n\x10\x08\x01\x12\nrevocation \x05\x12w\n\x11GetInclusionProof\x12/.vigil.api.evidence.v1.GetInclusionProofRequest\x1a%.vigil.api.evidence.v1.InclusionProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12}\n\x13GetConsistencyProof\x12\x31.vigil.api.evidence.v1.GetConsistencyProofRequest\x1a\'.vigil.api.evidence.v1.ConsistencyProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12q\n\rGetCheckpoint\x12+.vigil.api.evidence.v1.GetCheckpointRequest\x1a!.vigil.api.evidence.v1.Checkpoint\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x03 \x01\n\x04\x08\x01 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vigil/api/evidence/v1/evidence.proto\x12\x15vigil.api.evidence.v1\x1a\x17google/rpc/status.proto\x1a vigil/api/access/v1/access.proto\"A\n\rAppendRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.vigil.api.evidence.v1.AppendItem\"|\n\nAppendItem\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x11\n\tstatement\x18\x02 \x01(\x0c\x12\x10\n\x08subjects\x18\x03 \x03(\t\x12\x0e\n\x06\x62odies\x18\x04 \x03(\x0c\x12\x17\n\x0forganization_id\x18\x05 \x01(\t\x12\x0f\n\x07site_id\x18\x06 \x01(\t\"V\n\x0e\x41ppendResponse\x12\x33\n\x05items\x18\x01 \x03(\x0b\x32$.vigil.api.evidence.v1.AppendOutcome\x12\x0f\n\x07\x63ommits\x18\x02 \x03(\x0c\"\x99\x01\n\rAppendOutcome\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x37\n\x08recorded\x18\x02 \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItemH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\rB\t\n\x07message\"=\n\x0cRecordedItem\x12\x10\n\x08recorded\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"B\n\rSubjectNumber\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x0c\"\xf8\x01\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x13\n\x0blog_time_ms\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x11\n\tstatement\x18\x06 \x01(\x0c\x12\r\n\x05\x63hain\x18\x07 \x03(\x0c\x12\x36\n\x08subjects\x18\x08 \x03(\x0b\x32$.vigil.api.evidence.v1.SubjectNumber\x12\x0e\n\x06\x62odies\x18\t \x03(\x0c\x12\x35\n\x08recorded\x18\n \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItem\"=\n\x0fGetEntryRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x10\n\x06\x64igest\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x65ntry\"[\n\x12ListHistoryRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05kinds\x18\x04 \x03(\t\"]\n\x13ListHistoryResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.vigil.api.evidence.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"r\n\x0eInclusionProof\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x35\n\ncheckpoint\x18\x04 \x01(\x0b\x32!.vigil.api.evidence.v1.Checkpoint\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"D\n\x10\x43onsistencyProof\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\")\n\x14GetCheckpointRequest\x12\x11\n\twitnessed\x18\x01 \x01(\x08\"\x83\x01\n\nCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x14\n\x0cverifier_key\x18\x05 \x01(\t\x12\x11\n\twitnesses\x18\x06 \x01(\r\x12\x11\n\twitnessed\x18\x07 \x01(\x08\x32\x81\x01\n\x12\x45videnceLogService\x12k\n\x06\x41ppend\x12$.vigil.api.evidence.v1.AppendRequest\x1a%.vigil.api.evidence.v1.AppendResponse\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x01 \x01\n\x04\x08\x02 \x01(\x01\x30\x01\x32\xec\x04\n\x13\x45videnceReadService\x12\\\n\x08GetEntry\x12&.vigil.api.evidence.v1.GetEntryRequest\x1a\x1c.vigil.api.evidence.v1.Entry\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x05\x12\x8b\x01\n\x0bListHistory\x12).vigil.api.evidence.v1.ListHistoryRequest\x1a*.vigil.api.evidence.v1.ListHistoryResponse\"%\xfa\xa6\x19!\n\r\x08\x03\x1a\x07subject \x05\n\x10\x08\x01\x12\nrevocation \x05\x12w\n\x11GetInclusionProof\x12/.vigil.api.evidence.v1.GetInclusionProofRequest\x1a%.vigil.api.evidence.v1.InclusionProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12}\n\x13GetConsistencyProof\x12\x31.vigil.api.evidence.v1.GetConsistencyProofRequest\x1a\'.vigil.api.evidence.v1.ConsistencyProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12q\n\rGetCheckpoint\x12+.vigil.api.evidence.v1.GetCheckpointRequest\x1a!.vigil.api.evidence.v1.Checkpoint\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x03 \x01\n\x04\x08\x01 \x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,35 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDITEM']._serialized_start=189
   _globals['_APPENDITEM']._serialized_end=313
   _globals['_APPENDRESPONSE']._serialized_start=315
-  _globals['_APPENDRESPONSE']._serialized_end=384
-  _globals['_APPENDOUTCOME']._serialized_start=387
-  _globals['_APPENDOUTCOME']._serialized_end=524
-  _globals['_RECORDEDITEM']._serialized_start=526
-  _globals['_RECORDEDITEM']._serialized_end=587
-  _globals['_SUBJECTNUMBER']._serialized_start=589
-  _globals['_SUBJECTNUMBER']._serialized_end=655
-  _globals['_ENTRY']._serialized_start=658
-  _globals['_ENTRY']._serialized_end=906
-  _globals['_GETENTRYREQUEST']._serialized_start=908
-  _globals['_GETENTRYREQUEST']._serialized_end=969
-  _globals['_LISTHISTORYREQUEST']._serialized_start=971
-  _globals['_LISTHISTORYREQUEST']._serialized_end=1062
-  _globals['_LISTHISTORYRESPONSE']._serialized_start=1064
-  _globals['_LISTHISTORYRESPONSE']._serialized_end=1157
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1159
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1214
-  _globals['_INCLUSIONPROOF']._serialized_start=1216
-  _globals['_INCLUSIONPROOF']._serialized_end=1330
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1332
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1396
-  _globals['_CONSISTENCYPROOF']._serialized_start=1398
-  _globals['_CONSISTENCYPROOF']._serialized_end=1466
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1468
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1509
-  _globals['_CHECKPOINT']._serialized_start=1512
-  _globals['_CHECKPOINT']._serialized_end=1643
-  _globals['_EVIDENCELOGSERVICE']._serialized_start=1646
-  _globals['_EVIDENCELOGSERVICE']._serialized_end=1775
-  _globals['_EVIDENCEREADSERVICE']._serialized_start=1778
-  _globals['_EVIDENCEREADSERVICE']._serialized_end=2398
+  _globals['_APPENDRESPONSE']._serialized_end=401
+  _globals['_APPENDOUTCOME']._serialized_start=404
+  _globals['_APPENDOUTCOME']._serialized_end=557
+  _globals['_RECORDEDITEM']._serialized_start=559
+  _globals['_RECORDEDITEM']._serialized_end=620
+  _globals['_SUBJECTNUMBER']._serialized_start=622
+  _globals['_SUBJECTNUMBER']._serialized_end=688
+  _globals['_ENTRY']._serialized_start=691
+  _globals['_ENTRY']._serialized_end=939
+  _globals['_GETENTRYREQUEST']._serialized_start=941
+  _globals['_GETENTRYREQUEST']._serialized_end=1002
+  _globals['_LISTHISTORYREQUEST']._serialized_start=1004
+  _globals['_LISTHISTORYREQUEST']._serialized_end=1095
+  _globals['_LISTHISTORYRESPONSE']._serialized_start=1097
+  _globals['_LISTHISTORYRESPONSE']._serialized_end=1190
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1192
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1247
+  _globals['_INCLUSIONPROOF']._serialized_start=1249
+  _globals['_INCLUSIONPROOF']._serialized_end=1363
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1365
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1429
+  _globals['_CONSISTENCYPROOF']._serialized_start=1431
+  _globals['_CONSISTENCYPROOF']._serialized_end=1499
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1501
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1542
+  _globals['_CHECKPOINT']._serialized_start=1545
+  _globals['_CHECKPOINT']._serialized_end=1676
+  _globals['_EVIDENCELOGSERVICE']._serialized_start=1679
+  _globals['_EVIDENCELOGSERVICE']._serialized_end=1808
+  _globals['_EVIDENCEREADSERVICE']._serialized_start=1811
+  _globals['_EVIDENCEREADSERVICE']._serialized_end=2431
 # @@protoc_insertion_point(module_scope)

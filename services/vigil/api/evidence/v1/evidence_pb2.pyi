@@ -86,16 +86,22 @@ class AppendResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ITEMS_FIELD_NUMBER: _builtins.int
+    COMMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendOutcome]: ...
+    @_builtins.property
+    def commits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The signed `recorded` of each group commit that these items are in."""
+
     def __init__(
         self,
         *,
         items: _abc.Iterable[Global___AppendOutcome] | None = ...,
+        commits: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commits", b"commits", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,9 +114,14 @@ class AppendOutcome(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     RECORDED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
+    commit: _builtins.int
+    """Where in the response's `commits` the `recorded` of its group commit is."""
     @_builtins.property
-    def recorded(self) -> Global___RecordedItem: ...
+    def recorded(self) -> Global___RecordedItem:
+        """Its own `recorded` is empty here."""
+
     @_builtins.property
     def error(self) -> _status_pb2.Status: ...
     def __init__(
@@ -119,10 +130,11 @@ class AppendOutcome(_message.Message):
         call_id: _builtins.int = ...,
         recorded: Global___RecordedItem | None = ...,
         error: _status_pb2.Status | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "recorded", b"recorded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "error", b"error", "message", b"message", "recorded", b"recorded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "commit", b"commit", "error", b"error", "message", b"message", "recorded", b"recorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["recorded", "error"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
