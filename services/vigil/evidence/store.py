@@ -26,7 +26,6 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
-    insert,
     or_,
     select,
     true,
@@ -196,18 +195,8 @@ def put_chains(connection: Connection, chains: Mapping[bytes, Sequence[bytes]]) 
 
 def put_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
     """Keep a checkpoint, unless it was kept by a write whose success nobody heard of: one size has one note."""
-    if load_checkpoint(connection, checkpoint.size) is not None:
-        return
-    connection.execute(
-        insert(CHECKPOINT),
-        {
-            "size": checkpoint.size,
-            "root": checkpoint.root,
-            "time": checkpoint.time,
-            "origin": checkpoint.origin,
-            "note": checkpoint.note,
-        },
-    )
+    row = (checkpoint.size, checkpoint.root, checkpoint.time, checkpoint.origin, checkpoint.note)
+    add_missing_rows(connection, CHECKPOINT, [row])
 
 
 def _pages(values: Sequence[bytes]) -> Iterable[Sequence[bytes]]:

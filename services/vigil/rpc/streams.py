@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from functools import cache
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import grpc
@@ -321,10 +322,16 @@ def _end_with(writer: asyncio.Task[None], call: Any) -> None:
 
 def _resolve(pending: _Pending[Any, Any], reply: Any) -> None:
     # Every reply's `error` is a google.rpc.Status, as in all our contracts.
-    if "error" in reply.DESCRIPTOR.fields_by_name and reply.HasField("error"):
+    kind: Any = type(reply)
+    if _has_error(kind) and reply.HasField("error"):
         pending.future.set_exception(status.from_status(reply.error))
     else:
         pending.future.set_result(reply)
+
+
+@cache
+def _has_error(reply: Any) -> bool:
+    return "error" in reply.DESCRIPTOR.fields_by_name
 
 
 def _fail(pending: _Pending[Any, Any], failure: Refused) -> None:

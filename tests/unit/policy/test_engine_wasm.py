@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,7 @@ from tests.support.policy_documents import (
     without,
 )
 from vigil.errors import Reason, Refused
+from vigil.policy.engine import wasm
 from vigil.policy.engine.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from vigil.policy.engine.port import Verdict, decode_answer
 from vigil.policy.engine.wasm import WasmEngine
@@ -228,6 +230,18 @@ def test_a_call_without_end_is_interrupted() -> None:
     with pytest.raises(Refused, match="longer than its deadline") as refusal:
         engine.decide_now({})
     assert refusal.value.reason is Reason.POLICY_UNAVAILABLE
+
+
+@pytest.mark.holds("policy-editor")
+def test_a_call_without_end_is_interrupted_when_nothing_was_asked_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wasm, "_LOADING_TICKS", 10)
+    engine = WasmEngine(handmade(body="(loop $again (br $again)) i32.const 0"))
+    time.sleep(0.3)  # its clock rests by now
+    for _ in range(2):
+        with pytest.raises(Refused, match="longer than its deadline"):
+            engine.decide_now({})
 
 
 @pytest.mark.holds("policy-editor")

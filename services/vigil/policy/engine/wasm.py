@@ -201,9 +201,20 @@ def _is_interrupt(trap: Any) -> bool:
     return bool(coded) and code.value == wasmtime.TrapCode.INTERRUPT.value
 
 
-def _count_epochs(engine: wasmtime.Engine, stop: threading.Event) -> None:
-    while not stop.wait(TICK_MS / 1000):
-        engine.increment_epoch()
+def _count_epochs(engine: wasmtime.Engine, called: threading.Event, stop: threading.Event) -> None:
+    """Advance the epoch for as long as a call that has begun may last; rest while nothing is asked."""
+    while not stop.is_set():
+        called.wait()
+        called.clear()
+        for _ in range(_LOADING_TICKS):
+            if stop.wait(TICK_MS / 1000):
+                return
+            engine.increment_epoch()
+
+
+def _end(called: threading.Event, stop: threading.Event) -> None:
+    stop.set()
+    called.set()
 
 
 class WasmEngine:
@@ -218,11 +229,11 @@ class WasmEngine:
         engine = wasmtime.Engine(config)
         self._engine = engine
         self._pool: deque[_Instance] = deque(maxlen=POOL_SIZE)
-        stop = threading.Event()
+        self._called, stop = threading.Event(), threading.Event()
         self._ticker = threading.Thread(
-            target=_count_epochs, args=(engine, stop), name="policy-deadline", daemon=True
+            target=_count_epochs, args=(engine, self._called, stop), name="policy-deadline", daemon=True
         )
-        self._stop = weakref.finalize(self, stop.set)
+        self._stop = weakref.finalize(self, _end, self._called, stop)
         self._ticker.start()
         try:
             self._host = wasmtime.Module(engine, _HOST)
@@ -250,6 +261,7 @@ class WasmEngine:
             raise unavailable("the engine is closed, and without its clock no deadline holds")
         encoded = encode_document(document)
         instance = self._borrow()
+        self._called.set()
         try:
             answer = instance.evaluate(encoded, self._ticks)
         except _Trapped as trapped:
@@ -276,6 +288,7 @@ class WasmEngine:
             raise unavailable("no new instance of the policy could be made") from error
 
     def _build(self) -> _Instance:
+        self._called.set()
         return _Instance(self._engine, self._host, self._module, self._data)
 
 
