@@ -24,8 +24,8 @@ from tests.support.pki import ORGANIZATION, SITE, TestPki
 from vigil.core.certificates import Kind
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason, Refused
-from vigil.evidence import store
 from vigil.evidence.sequencer import check_log
+from vigil.evidence.tables import METADATA
 from vigil.feed.evidence import EvidenceAppender
 from vigil.rpc.channel import Channels
 from vigil.storage import open_database
@@ -143,7 +143,7 @@ def _judge(path: Path, found: Found) -> None:
         found.wrong.append(f"{found.appends - len(found.acknowledged)} statements were never acknowledged")
     if len(rows) != found.appends:
         found.wrong.append(f"the log holds {len(rows)} entries of {found.appends} statements")
-    database = open_database(path, metadata=store.METADATA, migrations="vigil.evidence.migrations")
+    database = open_database(path, metadata=METADATA, migrations="vigil.evidence.migrations")
     try:
         # Raises for a tree that does not lead to the newest checkpoint.
         database.read_now(check_log)

@@ -19,6 +19,7 @@ from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
 from vigil.evidence.signers import Signers
+from vigil.evidence.tables import METADATA
 from vigil.evidence.tile_server import ServerTls, TileServer
 from vigil.evidence.tiles import TileReader
 from vigil.evidence.witness_book import WitnessBook
@@ -112,7 +113,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     """Wire and serve until told to stop."""
     verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
     metrics = LogMetrics(process.metrics)
-    database = disk(config.database, metadata=store.METADATA, migrations="vigil.evidence.migrations")
+    database = disk(config.database, metadata=METADATA, migrations="vigil.evidence.migrations")
     sequencer = open_sequencer(config, process, database=database, verifier=verifier, metrics=metrics)
     key = LogKey.at(
         config.log_key,

@@ -1,4 +1,4 @@
-"""The log's tables, and the reading and writing of them; every function takes the connection of its transaction.
+"""Reading and writing the log's tables (`tables`); every function takes the connection of its transaction.
 
 Log entries, statements and group commits are written in the order of their keys; leaves' hashes are not stored,
 they are the hashes of the leaves. A person's data can be erased (a statement's or a body's row) and the tree
@@ -11,18 +11,10 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
-    Column,
     ColumnElement,
     Connection,
     Dialect,
-    Integer,
-    LargeBinary,
-    MetaData,
     Select,
-    String,
-    Table,
-    Text,
     bindparam,
     exists,
     func,
@@ -46,84 +38,20 @@ from vigil.evidence.domain import (
     recorded_leaf,
     root_and_paths,
 )
+from vigil.evidence.tables import (
+    BODY,
+    CERTIFICATE,
+    CHECKPOINT,
+    ENTRY,
+    GROUP_COMMIT,
+    NODE,
+    STATEMENT,
+    SUBJECT_RECORD,
+)
 from vigil.storage import add_missing_rows, insert_rows
 from vigil.storage.rows import compiled, run
 
-METADATA = MetaData()
 _KEYS_A_QUERY: Final = 400
-_INDEX = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite makes only an INTEGER the key of the table itself; there it holds 64 bits too."""
-
-ENTRY = Table(
-    "entry",
-    METADATA,
-    Column("idx", _INDEX, primary_key=True, autoincrement=False),
-    Column("leaf", LargeBinary, nullable=False),
-    Column("digest", LargeBinary, nullable=False, unique=True),
-    Column("kind", String(32), nullable=False),
-    Column("organization", String(63), nullable=False),
-    Column("site", String(63), nullable=False),
-)
-STATEMENT = Table(
-    "statement",
-    METADATA,
-    Column("idx", _INDEX, primary_key=True, autoincrement=False),
-    Column("data", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
-)
-BODY = Table(
-    "body",
-    METADATA,
-    Column("digest", LargeBinary, primary_key=True),
-    Column("data", LargeBinary, nullable=False),
-)
-CERTIFICATE = Table(
-    "certificate",
-    METADATA,
-    Column("thumbprint", LargeBinary, primary_key=True),
-    Column("chain", LargeBinary, nullable=False),  # CBOR array of DER, leaf first, without the root
-)
-SUBJECT_RECORD = Table(
-    "subject_record",
-    METADATA,
-    Column("subject", String(256), primary_key=True),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("idx", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-NODE = Table(
-    "node",
-    METADATA,
-    Column("level", Integer, primary_key=True, autoincrement=False),  # 1 and above
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("hash", LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
-)
-GROUP_COMMIT = Table(
-    "group_commit",
-    METADATA,
-    Column("first", _INDEX, primary_key=True, autoincrement=False),
-    Column("items", Integer, nullable=False),
-    Column("log_time", BigInteger, nullable=False),  # ms
-    Column("signer", LargeBinary, nullable=False),
-    Column("recorded", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
-)
-CHECKPOINT = Table(
-    "checkpoint",
-    METADATA,
-    Column("size", _INDEX, primary_key=True, autoincrement=False),
-    Column("root", LargeBinary, nullable=False),
-    Column("time", BigInteger, nullable=False),  # ms
-    Column("origin", Text, nullable=False),
-    Column("note", Text, nullable=False),
-)
-COSIGNATURE = Table(
-    "cosignature",
-    METADATA,
-    Column("size", _INDEX, primary_key=True, autoincrement=False),
-    Column("witness", String(512), primary_key=True),  # its verifier key, as C2SP writes it
-    Column("time", BigInteger, nullable=False),  # s, the witness's
-    Column("line", Text, nullable=False),
-)
 
 
 # --- writing

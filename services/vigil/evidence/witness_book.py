@@ -11,7 +11,8 @@ from vigil.core.witness_policy import WitnessPolicy
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence.domain import Checkpoint
 from vigil.evidence.metrics import LogMetrics
-from vigil.evidence.store import COSIGNATURE, load_checkpoint
+from vigil.evidence.store import load_checkpoint
+from vigil.evidence.tables import COSIGNATURE
 from vigil.storage import Database
 
 LOOK_BACK: Final = 100_000

@@ -16,13 +16,13 @@ from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.clock import ManualClock
 from vigil.core.statements.bodies import Hold, HoldAction
 from vigil.core.statements.envelope import Scribe, Statement
-from vigil.evidence import store
 from vigil.evidence.domain import origin_of
 from vigil.evidence.intake import Submission
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.signers import Signers
+from vigil.evidence.tables import METADATA
 from vigil.storage import Database, open_database
 
 DEVICE = "dev-aaaaaaaaaaaaaaaa"
@@ -86,7 +86,7 @@ class World:
     ) -> Log:
         database = open_database(
             self.folder / "evidence.db",
-            metadata=store.METADATA,
+            metadata=METADATA,
             migrations="vigil.evidence.migrations",
             busy_timeout=busy_timeout,
         )

@@ -20,6 +20,7 @@ from vigil.evidence.domain import decode_leaf, recorded_leaf
 from vigil.evidence.intake import Submission
 from vigil.evidence.sequencer import LogDamagedError
 from vigil.evidence.store import RecordedPlace
+from vigil.evidence.tables import ENTRY, METADATA
 from vigil.storage import assert_migrations_match
 
 YEAR_MS = 365 * 86_400_000
@@ -50,13 +51,13 @@ async def refusal_of(log: Log, entry: Submission) -> Refused:
 
 async def leaves_of(log: Log) -> list[bytes]:
     rows = await log.database.read(
-        lambda connection: connection.execute(store.ENTRY.select().order_by(store.ENTRY.c.idx)).all()
+        lambda connection: connection.execute(ENTRY.select().order_by(ENTRY.c.idx)).all()
     )
     return [row.leaf for row in rows]
 
 
 def test_migrations_lead_to_the_tables() -> None:
-    assert_migrations_match(store.METADATA, "vigil.evidence.migrations")
+    assert_migrations_match(METADATA, "vigil.evidence.migrations")
 
 
 async def test_what_arrives_together_is_one_commit(world: World, log: Log) -> None:

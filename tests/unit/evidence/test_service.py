@@ -24,6 +24,7 @@ from vigil.evidence import service, store
 from vigil.evidence.domain import Scope, decode_leaf, open_note, parse_checkpoint_text, scope_of
 from vigil.evidence.sequencer import LogDamagedError
 from vigil.evidence.service import LogKey
+from vigil.evidence.tables import ENTRY
 
 SUBJECT = f"device/{DEVICE}"
 
@@ -39,7 +40,7 @@ async def filled(world: World, log: Log, size: int) -> list[bytes]:
 
 async def hashes_of(log: Log) -> list[bytes]:
     rows = await log.database.read(
-        lambda connection: connection.execute(select(store.ENTRY.c.leaf).order_by(store.ENTRY.c.idx)).all()
+        lambda connection: connection.execute(select(ENTRY.c.leaf).order_by(ENTRY.c.idx)).all()
     )
     return [leaf_hash(row.leaf) for row in rows]
 
@@ -329,11 +330,11 @@ SCOPES = st.builds(
 def test_sql_and_scope_agree(scope: Scope) -> None:
     engine = create_engine("sqlite://")
     with engine.begin() as connection:
-        store.ENTRY.create(connection)
+        ENTRY.create(connection)
         for place, (organization, site) in enumerate(OWNERS):
             row = {"idx": place, "leaf": b"", "digest": bytes([place]), "kind": "hold"}
-            connection.execute(insert(store.ENTRY).values(organization=organization, site=site, **row))
-        query = select(store.ENTRY.c.organization, store.ENTRY.c.site).where(store.visible(scope))
+            connection.execute(insert(ENTRY).values(organization=organization, site=site, **row))
+        query = select(ENTRY.c.organization, ENTRY.c.site).where(store.visible(scope))
         found = {(row.organization, row.site) for row in connection.execute(query)}
     engine.dispose()
     assert found == {owner for owner in OWNERS if scope.covers(*owner)}

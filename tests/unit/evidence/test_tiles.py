@@ -27,6 +27,7 @@ from vigil.errors import Reason, Refused
 from vigil.evidence import store, tile_server, tiles
 from vigil.evidence.domain import open_note, parse_checkpoint_text
 from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.tables import ENTRY, METADATA
 from vigil.evidence.tile_server import ServerTls, TileServer
 from vigil.evidence.tiles import TileReader
 from vigil.evidence.witness_book import WitnessBook
@@ -42,7 +43,7 @@ def grown(world: World, count: int) -> tuple[Log, list[bytes]]:
     for log in world.opened:
         log.database.close()
     database = open_database(
-        world.folder / "evidence.db", metadata=store.METADATA, migrations="vigil.evidence.migrations"
+        world.folder / "evidence.db", metadata=METADATA, migrations="vigil.evidence.migrations"
     )
     leaves = grow(database, world.pki, count=count, clock=world.clock)
     database.close()
@@ -172,7 +173,7 @@ async def test_a_tile_holds_neither_statement_nor_body_nor_owner(world: World) -
 async def test_a_hole_is_never_answered_with_less(world: World) -> None:
     log, _ = grown(world, 300)
     await log.checkpointer.sign()
-    with_hole = store.ENTRY.delete().where(store.ENTRY.c.idx == 17)
+    with_hole = ENTRY.delete().where(ENTRY.c.idx == 17)
     await log.database.write(lambda connection: connection.execute(with_hole))
     reader = reader_of(log)
     with pytest.raises(LookupError):

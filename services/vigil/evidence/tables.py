@@ -1,0 +1,78 @@
+"""The log's tables, in one place: whoever opens the database makes and migrates every one of them."""
+
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, Text
+
+METADATA = MetaData()
+_INDEX = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite makes only an INTEGER the key of the table itself; there it holds 64 bits too."""
+
+ENTRY = Table(
+    "entry",
+    METADATA,
+    Column("idx", _INDEX, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("kind", String(32), nullable=False),
+    Column("organization", String(63), nullable=False),
+    Column("site", String(63), nullable=False),
+)
+STATEMENT = Table(
+    "statement",
+    METADATA,
+    Column("idx", _INDEX, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
+)
+BODY = Table(
+    "body",
+    METADATA,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+CERTIFICATE = Table(
+    "certificate",
+    METADATA,
+    Column("thumbprint", LargeBinary, primary_key=True),
+    Column("chain", LargeBinary, nullable=False),  # CBOR array of DER, leaf first, without the root
+)
+SUBJECT_RECORD = Table(
+    "subject_record",
+    METADATA,
+    Column("subject", String(256), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+NODE = Table(
+    "node",
+    METADATA,
+    Column("level", Integer, primary_key=True, autoincrement=False),  # 1 and above
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+GROUP_COMMIT = Table(
+    "group_commit",
+    METADATA,
+    Column("first", _INDEX, primary_key=True, autoincrement=False),
+    Column("items", Integer, nullable=False),
+    Column("log_time", BigInteger, nullable=False),  # ms
+    Column("signer", LargeBinary, nullable=False),
+    Column("recorded", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
+)
+CHECKPOINT = Table(
+    "checkpoint",
+    METADATA,
+    Column("size", _INDEX, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("time", BigInteger, nullable=False),  # ms
+    Column("origin", Text, nullable=False),
+    Column("note", Text, nullable=False),
+)
+COSIGNATURE = Table(
+    "cosignature",
+    METADATA,
+    Column("size", _INDEX, primary_key=True, autoincrement=False),
+    Column("witness", String(512), primary_key=True),  # its verifier key, as C2SP writes it
+    Column("time", BigInteger, nullable=False),  # s, the witness's
+    Column("line", Text, nullable=False),
+)
