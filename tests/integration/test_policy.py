@@ -19,6 +19,7 @@ from vigil.core.certificates import Kind
 from vigil.core.clock import SystemClock
 from vigil.core.commands import RecordedProof, check_recorded
 from vigil.core.digest import sha256
+from vigil.core.salted import unsalted
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import check, read
 from vigil.errors import Reason, Refused
@@ -88,7 +89,7 @@ async def test_a_permit_comes_with_every_proof_that_the_device_asks_for(world: P
         "person/p-technician",
         f"intent/{item.intent.digest.hex()}",
     }
-    (document,) = kept.bodies
+    (document,) = map(unsalted, kept.bodies)
     assert body.input == sha256(document)
     question = json.loads(cbor.decode(document)["question"])
     assert question["device"] == {

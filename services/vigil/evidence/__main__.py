@@ -53,6 +53,7 @@ def open_sequencer(
         recorded_chain=signer.pair.chain_der,
         origin=origin_of(config.trust_domain),
         clock=process.clock,
+        entropy=process.entropy,
         metrics=metrics,
         confirmed=_confirmed_time(config, process, database, verifier()),
     )

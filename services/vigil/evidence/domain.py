@@ -16,6 +16,7 @@ from typing import Final
 
 from vigil.core import cbor
 from vigil.core.certificates import EVERY, Identity, Kind
+from vigil.core.clock import Entropy
 from vigil.core.digest import DIGEST_BYTES, sha256
 from vigil.core.merkle import EMPTY_ROOT, Frontier, leaf_hash, node_hash
 from vigil.core.notes import (
@@ -30,6 +31,7 @@ from vigil.core.notes import (
     sign_note,
     verifier_key,
 )
+from vigil.core.salted import salted
 from vigil.core.statements.envelope import Number
 from vigil.errors import Reason, Refused, refused
 
@@ -43,7 +45,6 @@ __all__ = [
     "Scope",
     "SubjectHead",
     "SubjectLink",
-    "body_digests",
     "check_advance",
     "checkpoint_text",
     "consistency_path",
@@ -51,6 +52,7 @@ __all__ = [
     "extend",
     "inclusion_path",
     "is_subject",
+    "keep_bodies",
     "key_id",
     "not_in_scope",
     "open_note",
@@ -194,8 +196,8 @@ def subjects_of(named: Sequence[str], own: str) -> tuple[str, ...]:
     return tuple(subjects)
 
 
-def body_digests(bodies: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Digest the bodies that are to be kept beside a statement. Raises REQUEST_TOO_LARGE."""
+def keep_bodies(bodies: Sequence[bytes], entropy: Entropy) -> dict[bytes, bytes]:
+    """Bodies as they are kept beside a statement, salted, by their digests in order. Raises REQUEST_TOO_LARGE."""
     if len(bodies) > MAX_BODIES or any(len(body) > MAX_BODY_BYTES for body in bodies):
         raise refused(
             Reason.REQUEST_TOO_LARGE,
@@ -204,7 +206,7 @@ def body_digests(bodies: Sequence[bytes]) -> tuple[bytes, ...]:
             who="the sender",
             field="bodies",
         )
-    return tuple(sha256(body) for body in bodies)
+    return {sha256(kept): kept for kept in (salted(body, entropy) for body in bodies)}
 
 
 # --- one group commit

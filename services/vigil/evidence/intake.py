@@ -11,10 +11,10 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vigil.core.clock import Clock
+from vigil.core.clock import Clock, Entropy
 from vigil.core.statements.envelope import check, read_envelope
 from vigil.errors import Reason, Refused, refused
-from vigil.evidence.domain import Admitted, body_digests, subjects_of
+from vigil.evidence.domain import Admitted, keep_bodies, subjects_of
 from vigil.evidence.signers import Signers
 from vigil.evidence.store import NewEntry, RecordedPlace
 
@@ -65,9 +65,10 @@ class Ready:
 class Intake:
     """Takes statements in and delivers those that may be recorded, in the order of their turns."""
 
-    def __init__(self, *, signers: Signers, clock: Clock) -> None:
+    def __init__(self, *, signers: Signers, clock: Clock, entropy: Entropy) -> None:
         self._signers = signers
         self._clock = clock
+        self._entropy = entropy
         self._lanes: OrderedDict[str, deque[tuple[Submission, Answer]]] = OrderedDict()
         self._arrived = asyncio.Event()
         self._waiting = 0
@@ -153,7 +154,7 @@ class Intake:
         """
         statement = read_envelope(submission.statement)
         subjects = subjects_of(submission.subjects, statement.subject)
-        digests = body_digests(submission.bodies)
+        bodies = keep_bodies(submission.bodies, self._entropy)
         try:
             signed = await self._signers.identify(statement, now=self._clock.now())
         except Refused as refusal:
@@ -170,7 +171,7 @@ class Intake:
             signer=statement.signer,
             number=statement.number,
             subjects=subjects,
-            bodies=digests,
+            bodies=tuple(bodies),
         )
         entry = NewEntry(
             digest=statement.digest,
@@ -178,6 +179,6 @@ class Intake:
             organization=submission.organization,
             site=submission.site,
             statement=statement.sign1.without_chain,
-            bodies=dict(zip(digests, submission.bodies, strict=True)),
+            bodies=bodies,
         )
         return Ready(admitted, entry, signed.chain, submission.size, answer)

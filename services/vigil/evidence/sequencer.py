@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from vigil.core import cose
-from vigil.core.clock import Clock
+from vigil.core.clock import Clock, Entropy
 from vigil.core.signing_clock import SigningClock
 from vigil.core.statements import bodies as kinds
 from vigil.core.statements.envelope import Scribe
@@ -73,6 +73,7 @@ class Sequencer:
         recorded_chain: Sequence[bytes],
         origin: str,
         clock: Clock,
+        entropy: Entropy,
         metrics: LogMetrics,
         confirmed: int | None = None,
     ) -> None:
@@ -91,7 +92,7 @@ class Sequencer:
             lambda connection: store.put_chains(connection, {self._scribe.thumbprint: self._recorded_chain})
         )
         self._heads: OrderedDict[str, SubjectHead] = OrderedDict()
-        self._intake = Intake(signers=signers, clock=clock)
+        self._intake = Intake(signers=signers, clock=clock, entropy=entropy)
         self._withheld = False
         self._ready: deque[Ready] = deque()
         self._admitted = asyncio.Event()

@@ -325,7 +325,7 @@ def load_entry(connection: Connection, index: int, commits: CommitReader) -> Sto
 
 
 def load_bodies(connection: Connection, digests: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Read the bodies that are still kept, in the order of their digests."""
+    """Read the bodies that are still kept, salts included, in the order of their digests."""
     if not digests:
         return ()
     rows = connection.execute(select(BODY.c.digest, BODY.c.data).where(BODY.c.digest.in_(digests)))

@@ -26,7 +26,7 @@ BODY = Table(
     "body",
     METADATA,
     Column("digest", LargeBinary, primary_key=True),
-    Column("data", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),  # salt and content, as the digest was taken
 )
 CERTIFICATE = Table(
     "certificate",

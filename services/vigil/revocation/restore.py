@@ -27,6 +27,7 @@ from vigil.core.revocations import (
     check_reinstatement,
     check_rooted,
 )
+from vigil.core.salted import unsalted
 from vigil.core.statements.envelope import Statement, StatementKind, check, read_any
 from vigil.errors import Reason, Refused
 from vigil.revocation import store
@@ -172,10 +173,11 @@ class Restorer:
             signer = self._signer(statement)
             if signer is None:
                 return None
+            bodies = [unsalted(body) for body in entry.bodies]
         except Refused as refusal:
             self._log.error("record_not_usable", index=entry.index, reason=str(refusal))
             return None
-        steps = (step for body in entry.bodies if (step := read_record_body(body)) is not None)
+        steps = (step for body in bodies if (step := read_record_body(body)) is not None)
         return Recorded(statement, signer, next(steps, None), number)
 
     def _signer(self, statement: Statement[Any]) -> Identity | None:

@@ -41,7 +41,7 @@ class Record:
     leaf: bytes
     statement: bytes
     chain: tuple[bytes, ...]
-    bodies: tuple[bytes, ...] = ()
+    bodies: tuple[bytes, ...] = ()  # with their salts, as `core.salted` keeps them
     recorded: bytes = b""
     recorded_path: tuple[bytes, ...] = ()
 

@@ -106,6 +106,7 @@ class World:
                 recorded_chain=recorded.chain,
                 origin=origin_of(self.pki.trust_domain),
                 clock=self.clock,
+                entropy=os.urandom,
                 metrics=metrics,
                 confirmed=confirmed,
             )

@@ -209,10 +209,12 @@ def test_the_statements_own_subject_cannot_be_left_out() -> None:
 
 
 def test_bodies_are_bounded() -> None:
-    assert domain.body_digests([b"x" * 65_536]) == (domain.sha256(b"x" * 65_536),)
+    salt, large = bytes(range(16)), b"x" * 65_536
+    kept = domain.keep_bodies([large], lambda size: salt[:size])
+    assert kept == {domain.sha256(salt + large): salt + large}
     for bodies in ([b"x" * 65_537], [b""] * 9):
         with pytest.raises(Refused) as caught:
-            domain.body_digests(bodies)
+            domain.keep_bodies(bodies, bytes)
         assert caught.value.reason is Reason.REQUEST_TOO_LARGE
 
 

@@ -11,6 +11,7 @@ from vigil.core import cbor, cose, merkle
 from vigil.core.certificates import ChainVerifier
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash
+from vigil.core.salted import unsalted
 from vigil.core.statements.bodies import Recorded, Refusals
 from vigil.core.statements.envelope import check, read, read_any
 from vigil.errors import Reason, Refused
@@ -206,9 +207,18 @@ async def test_bodies_are_kept_beside_the_leaf(world: World, log: Log) -> None:
         lambda connection: store.load_entry(connection, first.index, store.CommitReader(connection))
     )
     assert entry is not None
-    assert entry.bodies == (b"input", b"sbom")
-    assert decode_leaf(entry.leaf).bodies == (sha256(b"input"), sha256(b"sbom"))
+    assert [unsalted(body) for body in entry.bodies] == [b"input", b"sbom"]
+    assert decode_leaf(entry.leaf).bodies == tuple(sha256(body) for body in entry.bodies)
     assert cose.parse(entry.statement).chain == ()
+
+
+async def test_a_leaf_says_nothing_to_somebody_who_guesses_a_body(world: World, log: Log) -> None:
+    log.start()
+    for _ in range(2):
+        await log.sequencer.append(submission(world.writer().hold(), bodies=[b"left ward 7", b"left ward 7"]))
+    digests = [digest for leaf in await leaves_of(log) for digest in decode_leaf(leaf).bodies]
+    assert len(set(digests)) == 4
+    assert sha256(b"left ward 7") not in digests
 
 
 async def test_log_time_stands_still_when_the_clock_steps_back(world: World, log: Log) -> None:

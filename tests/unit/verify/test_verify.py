@@ -97,9 +97,9 @@ def build(pki: TestPki) -> Log:
             scribe.sign(Hold(DEVICE.removeprefix("device/"), HoldAction.PLACE, str(place)), subject=DEVICE)
             for place in range(SIZE // 2)
         ]
-        bodies = domain.body_digests([b"input"])
+        kept = domain.keep_bodies([b"input"], os.urandom)
         items = [
-            Admitted("hold", hold.digest, hold.signer, hold.number, (DEVICE, "site/site-1"), bodies)
+            Admitted("hold", hold.digest, hold.signer, hold.number, (DEVICE, "site/site-1"), tuple(kept))
             for hold in holds
         ]
         commit = domain.sequence(state, items, heads=heads, now=clock.now())
@@ -112,7 +112,7 @@ def build(pki: TestPki) -> Log:
                     leaf=commit.leaves[place],
                     statement=cose.without_chain(hold.data),
                     chain=person.chain,
-                    bodies=(b"input",),
+                    bodies=tuple(kept.values()),
                     recorded=recorded,
                     recorded_path=commit.paths[place],
                 )

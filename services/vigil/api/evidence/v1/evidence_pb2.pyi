@@ -228,7 +228,9 @@ class Entry(_message.Message):
     @_builtins.property
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubjectNumber]: ...
     @_builtins.property
-    def bodies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def bodies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """16 random bytes each, then what was sent; the leaf holds the digest of both. One that was erased is missing."""
+
     @_builtins.property
     def recorded(self) -> Global___RecordedItem: ...
     def __init__(
