@@ -76,7 +76,10 @@ def main() -> None:
 
 def _write_page(document: Mapping[str, Any]) -> None:
     pictures = sorted(path.stem for path in (DOCS / "flames").glob("*.svg"))
-    (DOCS / "benchmarks.md").write_text(report.markdown(document, pictures=pictures), encoding="utf-8")
+    kept = DOCS / "flames" / flames.PARTS
+    parts = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    page = report.markdown(document, pictures=pictures, parts=parts)
+    (DOCS / "benchmarks.md").write_text(page, encoding="utf-8")
 
 
 def _draw() -> None:

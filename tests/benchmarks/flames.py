@@ -1,21 +1,26 @@
 """``make flames``: what each process of a gated command does under load, as flame graphs in docs/flames/.
 
-py-spy looks at the running processes from outside, a hundred times a second, at the thread that holds the interpreter's
-lock. What waits is not in the pictures, nor what computes without the lock: TLS, the disk, other threads of gRPC.
+py-spy looks at the running processes from outside, a hundred times a second, at the threads that compute. What waits is
+not in the pictures, nor threads that know nothing of Python. What each kind of work took of the process's CPU goes to
+docs/flames/parts.json.
 """
 
 import asyncio
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from tests.benchmarks.bench_command import CALLERS, PUMPS, TECHNICIANS, closed_loop, reading
+from tests.benchmarks.flame_parts import parts_of
 from tests.benchmarks.flame_svg import stacks_of, svg
 from tests.benchmarks.result import Progress, split
 from tests.benchmarks.site import Site
 
 PROCESSES: Final = ("client", "gateway", "policy", "evidence", "pumps")
+PARTS: Final = "parts.json"
+"""Milliseconds of CPU a command, by process and kind of work."""
 SECONDS: Final = 10
 WARM: Final = 3.0
 SAMPLES_A_SECOND: Final = 100
@@ -28,15 +33,18 @@ async def record(folder: Path, progress: Progress) -> None:
         pids = site.processes()
         command = reading(site.hands(), site.pumps)
         await closed_loop(command, callers=CALLERS, seconds=WARM, pids=pids)
+        parts = {}
         for place, name in enumerate(PROCESSES):
             load = asyncio.create_task(
                 closed_loop(command, callers=CALLERS, seconds=SECONDS + 1.0, pids=pids)
             )
             stacks = stacks_of((await _sampled(pids[name])).splitlines())
             cpu = (await load).cpu[name]
-            title = f"{name}: {cpu:.2f} ms of CPU a command; who holds the interpreter, {CALLERS} callers, class R"
+            parts[name] = {kind: round(share * cpu, 4) for kind, share in parts_of(stacks).items()}
+            title = f"{name}: {cpu:.2f} ms of CPU a command; who computes, {CALLERS} callers, class R"
             (folder / f"{name}.svg").write_text(svg(title, stacks), encoding="utf-8")
             progress(0.4 + 0.6 * (place + 1) / len(PROCESSES))
+    (folder / PARTS).write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
 
 
 async def _sampled(pid: int) -> str:
@@ -45,7 +53,7 @@ async def _sampled(pid: int) -> str:
         out = Path(folder) / "raw"
         spy = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("py-spy")),
-            *("record", "--gil", "--format", "raw", "--pid", str(pid)),
+            *("record", "--format", "raw", "--pid", str(pid)),
             *("--duration", str(SECONDS), "--rate", str(SAMPLES_A_SECOND), "--output", str(out)),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

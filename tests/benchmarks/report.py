@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tests.benchmarks import flame_parts
 from tests.benchmarks.result import Result, Row
 
 LIBRARIES = ("grpcio", "cryptography", "protobuf", "uvloop", "sqlalchemy", "wasmtime", "cwt")
@@ -50,12 +51,24 @@ def merged(path: Path, measured: Mapping[str, Any], *, order: Sequence[str]) -> 
     return {name: found[name] for name in order if name in found}
 
 
-def markdown(document: Mapping[str, Any], *, pictures: Sequence[str] = ()) -> str:
-    """The page. ``pictures``: processes whose flame graph lies in docs/flames/."""
+def markdown(
+    document: Mapping[str, Any],
+    *,
+    pictures: Sequence[str] = (),
+    parts: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
+    """The page. ``pictures``: processes whose flame graph lies in docs/flames/; ``parts``: their CPU by kind."""
     lines = [INTRODUCTION]
     if pictures:
         links = ", ".join(f"[{name}](flames/{name}.svg)" for name in pictures)
         lines += [f"Flame graphs of a command's processes under load, drawn by `make flames`: {links}.", ""]
+    if parts:
+        lines += [
+            "Where the CPU of a command goes, from the same samples:",
+            "",
+            *flame_parts.markdown(parts),
+            "",
+        ]
     for one in document.values():
         lines += [f"## {one['title']}", "", _when(one), ""]
         lines += ["| work | figure | floor | ratio | target | met |", "|---|---|---|---|---|---|"]
