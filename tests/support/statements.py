@@ -3,6 +3,7 @@
 from typing import Any
 
 from vigil.core.statements import bodies as b
+from vigil.core.statements import log_bodies as log
 
 DIGEST = bytes(range(32))
 OTHER = bytes(range(1, 33))
@@ -170,4 +171,20 @@ EXAMPLES: dict[type, Any] = {
     b.Refusals: b.Refusals(credential=DIGEST, count=140, since=NOW, until=NOW + 60_000),
     b.Era: b.Era(era=1, floor=NOW, epoch=0, reason="restored"),
     b.RootList: b.RootList(version=1, signers=(DIGEST,)),
+    log.Erasure: log.Erasure(
+        records=(DIGEST, OTHER),
+        what=log.ErasureWhat.STATEMENTS,
+        reason=log.ErasureReason.REQUEST,
+        reference="case-7",
+    ),
+    log.Query: log.Query(
+        reader="p-otto",
+        organization="operator",
+        credential=DIGEST,
+        reads=(
+            log.Read(
+                method="history", subject="device/dev-aaaaaaaaaaaaaaaa", at=NOW, count=2, first=3, last=9
+            ),
+        ),
+    ),
 }

@@ -11,8 +11,10 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from vigil.core.clock import Clock, Entropy
-from vigil.core.statements.envelope import check, read_envelope
+from vigil.core.statements.envelope import StatementKind, check, read_envelope
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence.domain import Admitted, keep_bodies, subjects_of
 from vigil.evidence.signers import Signers
@@ -28,12 +30,21 @@ SLICE = 16
 """Statements judged before other tasks of the event loop get their turn: about 2 ms."""
 
 _SIGNER_REFUSED = frozenset({Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_EXPIRED})
+OWN_KINDS = frozenset({StatementKind.ERASURE, StatementKind.QUERY})
+"""What the log records by itself alone: from others such a statement would claim what the log never did."""
 _log = logging.getLogger(__name__)
+
+
+Effect = Callable[[Connection, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A statement on its way into the log. ``sender`` names the caller whose turn it takes."""
+    """A statement on its way into the log. ``sender`` names the caller whose turn it takes.
+
+    ``own``: the log records it by itself. ``effect`` runs in the transaction that records it, with its index, unless it
+    is on record already; it must not fail.
+    """
 
     statement: bytes
     subjects: Sequence[str] = ()
@@ -41,6 +52,8 @@ class Submission:
     organization: str = ""
     site: str = ""
     sender: str = ""
+    own: bool = False
+    effect: Effect | None = None
 
     @property
     def size(self) -> int:
@@ -60,6 +73,7 @@ class Ready:
     chain: tuple[bytes, ...] | None
     size: int
     answer: Answer
+    effect: Effect | None = None
 
 
 class Intake:
@@ -153,6 +167,14 @@ class Intake:
         stop every command in the middle of an upgrade.
         """
         statement = read_envelope(submission.statement)
+        if statement.kind in OWN_KINDS and not submission.own:
+            raise refused(
+                Reason.FIELD_INVALID,
+                f"The log records a {statement.kind} by itself, and takes none from others.",
+                lifted_by="the method that makes the log do what this says",
+                who="the sender",
+                field="statement",
+            )
         subjects = subjects_of(submission.subjects, statement.subject)
         bodies = keep_bodies(submission.bodies, self._entropy)
         try:
@@ -181,4 +203,4 @@ class Intake:
             statement=statement.sign1.without_chain,
             bodies=bodies,
         )
-        return Ready(admitted, entry, signed.chain, submission.size, answer)
+        return Ready(admitted, entry, signed.chain, submission.size, answer, submission.effect)

@@ -159,6 +159,8 @@ class Sequencer:
             recorded = cose.with_chain(signed.statement, self._recorded_chain)
             for index, (ready, path) in enumerate(zip(fresh, commit.paths, strict=True), commit.first):
                 places[ready.admitted.digest] = RecordedPlace(recorded, index, path)
+                if ready.effect is not None:
+                    ready.effect(connection, index)
             outcome.state, outcome.heads, outcome.added = commit.after, commit.heads, len(fresh)
         outcome.places = [places[ready.admitted.digest] for ready in batch]
         return outcome

@@ -45,6 +45,8 @@ from vigil.identity.staging import STAGING, make_directory, staged, sync_tree
 
 SERVICE_ROLES: Final = ("identity", "release", "attestation", "policy", "revocation", "edge", "evidence")
 SIGNER_STATEMENTS: Final = ("decision", "recorded", "result", "head")
+ALSO_SIGNS: Final = {"recorded": ("census", "query")}
+"""The log's signer signs whatever the log itself says (docs/decisions/0014)."""
 VOUCHING_STATEMENTS: Final = ("voucher", "profile", "release", "downgrade")
 FIRST_ADMINS: Final = ("p-admin-1", "p-admin-2")
 ADMIN_ROLES: Final = ("admin",)
@@ -409,7 +411,12 @@ def _signer_grants(organization: str, statements: Sequence[str]) -> list[tuple[s
     return [
         (
             name,
-            Grant(kind=Kind.SIGNER, subject_id=name, organization=organization, statements=(statement,)),
+            Grant(
+                kind=Kind.SIGNER,
+                subject_id=name,
+                organization=organization,
+                statements=(statement, *ALSO_SIGNS.get(statement, ())),
+            ),
         )
         for name, statement in names
     ]

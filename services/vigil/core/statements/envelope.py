@@ -14,7 +14,7 @@ from vigil.core import cbor, cose
 from vigil.core.certificates import Identity, Kind
 from vigil.core.clock import Clock, Entropy
 from vigil.core.keys import Signer
-from vigil.core.statements import bodies
+from vigil.core.statements import bodies, log_bodies
 from vigil.core.statements.schema import decode_body, from_map, malformed, to_map
 from vigil.errors import Reason, refused
 
@@ -44,6 +44,8 @@ class StatementKind(StrEnum):
     REFUSALS = "refusals"
     ERA = "era"
     ROOT_LIST = "root-list"
+    ERASURE = "erasure"
+    QUERY = "query"
 
 
 BODY_OF: Final[dict[StatementKind, type]] = {
@@ -69,6 +71,8 @@ BODY_OF: Final[dict[StatementKind, type]] = {
     StatementKind.REFUSALS: bodies.Refusals,
     StatementKind.ERA: bodies.Era,
     StatementKind.ROOT_LIST: bodies.RootList,
+    StatementKind.ERASURE: log_bodies.Erasure,
+    StatementKind.QUERY: log_bodies.Query,
 }
 KIND_OF: Final[dict[type, StatementKind]] = {body: kind for kind, body in BODY_OF.items()}
 
@@ -90,6 +94,7 @@ SIGNED_BY: Final[dict[StatementKind, frozenset[Kind]]] = {
             StatementKind.REINSTATEMENT,
             StatementKind.HOLD,
             StatementKind.BEDSIDE_RELEASE,
+            StatementKind.ERASURE,
         ),
         frozenset({Kind.PERSON}),
     ),
