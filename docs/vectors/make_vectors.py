@@ -2,7 +2,7 @@
 
 ``python docs/vectors/make_vectors.py [--check]``: statements.json holds one statement of every kind, signed by a key
 that stands in it (a published test key: never trust it), with what a reader must find. malformed.json holds bytes that
-a reader must refuse, with the reason. merkle.json and revocations.json hold trees and the chain.
+a reader must refuse, with the reason. merkle.json, census.json and revocations.json hold trees and the chain.
 """
 
 import base64
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
 from tests.support.statements import EXAMPLES, NOW  # noqa: E402
-from vigil.core import cbor, cose, merkle  # noqa: E402
+from vigil.core import cbor, census, cose, merkle  # noqa: E402
 from vigil.core.clock import ManualClock  # noqa: E402
 from vigil.core.keys import ES256, P256_ORDER, key_thumbprint  # noqa: E402
 from vigil.core.revocations import EMPTY_CHAIN, chain_hash  # noqa: E402
@@ -162,6 +162,55 @@ def trees() -> list[dict[str, Any]]:
     return out
 
 
+def censuses() -> list[dict[str, Any]]:
+    """Censuses of some subjects: every item with its path, and what shows that another subject is not there."""
+    out = []
+    for count in (0, 1, 5, 300):
+        news = {}
+        for place in range(count):
+            number = place % 3 + 1
+            leaf = merkle.leaf_hash(f"record {place}".encode())
+            news[census.subject_key(f"device/{place}")] = census.News(1, b"", number, leaf)
+        merger = census.Merger(news)
+        pages = merger.finish()
+        roots = [census.page_root(page) for page in pages]
+        absent = "device/absent"
+        shown = sorted({0, count // 2, count - 1}) if count else []
+        out.append(
+            {
+                "subjects": count,
+                "root": merkle.tree_root(roots).hex(),
+                "items": [_placed(pages, roots, place) for place in shown],
+                "absent": {
+                    "subject": absent,
+                    "neighbours": [
+                        _placed(pages, roots, place)
+                        for place in _around(pages, census.subject_key(absent), count)
+                    ],
+                },
+            }
+        )
+    return out
+
+
+def _around(pages: list[bytes], key: bytes, count: int) -> list[int]:
+    below = sum(census.place_below(page, key) + 1 for page in pages) - 1
+    return [place for place in (below, below + 1) if 0 <= place < count]
+
+
+def _placed(pages: list[bytes], roots: list[bytes], place: int) -> dict[str, Any]:
+    number, inside = divmod(place, census.PAGE_ITEMS)
+    one = census.placed_in(pages[number], inside, number=number, roots=roots)
+    return {
+        "place": one.place,
+        "key": one.item.key.hex(),
+        "number": one.item.number,
+        "leaf": one.item.leaf.hex(),
+        "data": b64(one.item.encode()),
+        "path": [item.hex() for item in one.path],
+    }
+
+
 def chain() -> list[dict[str, Any]]:
     """The chain hash over three epochs, the last one of two statements."""
     out, previous = [], EMPTY_CHAIN
@@ -180,6 +229,7 @@ def render() -> dict[str, str]:
         "malformed.json": malformed(signer),
         "merkle.json": trees(),
         "revocations.json": chain(),
+        "census.json": censuses(),
     }
     return {name: json.dumps(value, indent=1) + "\n" for name, value in made.items()}
 

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vigil.core import cose, merkle
+from vigil.core.census import Item, Placed, is_absent, is_placed, subject_key
 from vigil.core.digest import sha256
 from vigil.core.keys import key_thumbprint
 from vigil.core.revocations import EMPTY_CHAIN, chain_hash
@@ -89,6 +90,27 @@ def test_trees_and_paths() -> None:
             new_root=root,
             path=[bytes.fromhex(item) for item in consistency["path"]],
         )
+
+
+def test_censuses() -> None:
+    for tree in load("census.json"):
+        root, subjects = bytes.fromhex(tree["root"]), tree["subjects"]
+        for item in tree["items"]:
+            assert is_placed(placed(item), subjects=subjects, root=root)
+        absent = tree["absent"]
+        neighbours = [placed(item) for item in absent["neighbours"]]
+        assert is_absent(subject_key(absent["subject"]), neighbours, subjects=subjects, root=root)
+        assert len(neighbours) == min(subjects, 1 if absent_at_an_end(neighbours, subjects) else 2)
+
+
+def absent_at_an_end(neighbours: list[Placed], subjects: int) -> bool:
+    return len(neighbours) == 1 and neighbours[0].place in (0, subjects - 1)
+
+
+def placed(item: dict[str, Any]) -> Placed:
+    one = Item(bytes.fromhex(item["key"]), item["number"], bytes.fromhex(item["leaf"]))
+    assert one.encode() == base64.b64decode(item["data"])
+    return Placed(item["place"], one, tuple(bytes.fromhex(node) for node in item["path"]))
 
 
 def test_the_chain_of_revocations() -> None:

@@ -18,6 +18,7 @@ from tests.fuzz.statements import statement_seeds
 from tests.fuzz.world import maker, trust_domain
 from vigil.core import cbor, dsse, strict_json
 from vigil.core.baselines import baseline_from_json, check_content
+from vigil.core.census import Item, Placed
 from vigil.core.digest import sha256
 from vigil.core.keys import KeySigner
 from vigil.core.profiles import profile_from_json, profile_to_json
@@ -25,7 +26,15 @@ from vigil.core.statements.bodies import BaselineKind
 from vigil.policy.engine.bundle import DATA, DEFAULT_BUNDLE, MANIFEST, MODULE, read_bundle
 from vigil.release import sbom
 from vigil.verify.checks import Record
-from vigil.verify.document import Document, Proven, document_from_json, document_to_json
+from vigil.verify.document import (
+    CensusProof,
+    Document,
+    Earlier,
+    Proven,
+    SubjectClaim,
+    document_from_json,
+    document_to_json,
+)
 from vigil.verify.report import verify_document
 
 DEMO: Final = Path(sbom.__file__).parents[1] / "demo" / "data"
@@ -208,12 +217,18 @@ def evidence_seeds() -> Iterator[bytes]:
         recorded=statement,
         recorded_path=(bytes(32),),
     )
+    note = "vigil.test/evidence\n4\nAAAA\n\n\N{EM DASH} name AAAA\n"
+    item = Placed(0, Item(bytes(32), 1, bytes(32)), (bytes(32),))
+    claim = SubjectClaim(
+        subject="device/dev-aaaaaaaaaaaaaaaa", first=1, leaves=(b"leaf",), census=CensusProof(3, (item,))
+    )
     for records in ((), (Proven(record, (bytes(32),)),)):
         document = Document(
             trust_domain="vigil.test",
-            checkpoint="vigil.test/evidence\n4\nAAAA\n\n\N{EM DASH} name AAAA\n",
+            checkpoint=note,
             records=records,
-            subject="device/dev-aaaaaaaaaaaaaaaa",
+            subjects=(claim,),
+            consistency=(Earlier(note, (bytes(32),)),),
         )
         yield document_to_json(document).encode()
 

@@ -393,8 +393,13 @@ def test_what_happened_is_on_record_and_proved(world: World) -> None:
         "auditor", "evidence", "history", records["subject"], "--kind", "receipt", shape="records"
     )["records"]
     assert receipts
-    proof = world.run("auditor", "evidence", "prove", receipts[0]["digest"], shape="record-proof")
-    assert proof["holds"] is True
+    proof = world.run("auditor", "evidence", "prove", receipts[0]["digest"], shape="proof")
+    assert [one["index"] for one in proof["records"]] == [receipts[0]["index"]]
+    file = world.folder / "proof.json"
+    file.write_text(json.dumps(proof))
+    believes = ("--trust", world.folder / "pki" / "trust.json", "--log", first["verifier_key"])
+    checked = world.run("auditor", "evidence", "check", file, *believes, shape="proof-checked")
+    assert checked["holds"] is True
     assert world.run("auditor", "evidence", "show", receipts[0]["index"], shape="record")["kind"] == "receipt"
     assert world.run("auditor", "evidence", "checkpoint", shape="checkpoint")["consistent"] is True
 

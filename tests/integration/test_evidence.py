@@ -28,6 +28,7 @@ from vigil.verify import (
     Document,
     Proven,
     SignedTree,
+    SubjectClaim,
     check_checkpoint,
     check_consistency,
     check_inclusion,
@@ -147,7 +148,7 @@ async def test_a_record_is_proved_from_end_to_end(world: World) -> None:
         trust_domain=world.pki.trust_domain,
         checkpoint=proof.checkpoint.note,
         records=(Proven(record, tuple(proof.path)),),
-        subject=f"device/{DEVICE}",
+        subjects=(SubjectClaim(subject=f"device/{DEVICE}", first=1, leaves=(record.leaf,)),),
     )
     read_back = document_from_json(document_to_json(document))
     report = verify_document(read_back, verifier=verifier, verifier_key=proof.checkpoint.verifier_key)

@@ -276,7 +276,7 @@ async def test_a_person_believes_only_what_is_witnessed(world: World) -> None:
     assert [one["name"] for one in seen["witnesses"]] == ["w"]
     assert (seen["size"], seen["cosignatures"], seen["consistent"]) == (2, 1, None)
     proof = await person.run("evidence", "prove", 1, *believes)
-    assert (proof["holds"], proof["checkpoint"]["size"]) == (True, 2)
+    assert proof["checkpoint"].splitlines()[1] == "2"
 
     await witness.stop()
     await log.append("three")

@@ -187,4 +187,7 @@ EXAMPLES: dict[type, Any] = {
             ),
         ),
     ),
+    b.Census: b.Census(
+        root=DIGEST, subjects=3, size=7, time=NOW, log="vigil.example/evidence+5d6a3b0e+AVZ1YQ=="
+    ),
 }

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vigil.cli.options import LimitOption, group
-from vigil.cli.perform import perform
+from vigil.cli.perform import perform, plainly
 
 if TYPE_CHECKING:
+    from vigil.cli.output import Output
     from vigil.cli.session import Session
 
 app = group("The evidence log: histories, records, proofs, checkpoints. Everything is verified here.")
@@ -19,6 +20,14 @@ PolicyOption = Annotated[
         "--policy",
         metavar="FILE",
         help="Take only what enough witnesses hold, by this policy (C2SP tlog-policy).",
+    ),
+]
+KnownOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--known",
+        metavar="FILE",
+        help="A checkpoint that you kept (`vigil evidence checkpoint --output json`): the proof must extend it.",
     ),
 ]
 RecordArgument = Annotated[
@@ -64,15 +73,56 @@ def show(ctx: typer.Context, record: RecordArgument) -> None:
 
 
 @app.command()
-def prove(ctx: typer.Context, record: RecordArgument, *, policy: PolicyOption = None) -> None:
-    """Prove one record: signature, the log's promise, inclusion under the newest checkpoint, bodies."""
+def prove(
+    ctx: typer.Context,
+    records: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Records: an index, or a statement's digest in hex."),
+    ] = None,
+    *,
+    known: KnownOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Prove records: signatures, the log's promise, inclusion under one checkpoint, bodies. JSON is for `check`."""
 
     async def work(session: "Session") -> int:
-        from vigil.cli.logbook import prove_entry
+        from vigil.cli.proving import prove as prove_all
 
-        return await prove_entry(session, record, policy=policy)
+        return await prove_all(session, records or [], policy=policy, known=known)
 
     perform(ctx, work)
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    proof: Annotated[Path, typer.Argument(metavar="PROOF", help="A file that `prove` wrote.")],
+    *,
+    trust: Annotated[
+        Path,
+        typer.Option("--trust", metavar="FILE", help="The trust bundle that is believed (trust.json)."),
+    ],
+    log: Annotated[
+        str,
+        typer.Option(
+            "--log",
+            metavar="KEY",
+            help="The log's verifier key, or a file with it; by default the policy's only log, else the one that a "
+            "census in the proof names.",
+        ),
+    ] = "",
+    known: KnownOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Check a proof with no network: what holds, what does not, and what it does not prove."""
+
+    def work(output: "Output") -> int:
+        from vigil.cli.proving import believed
+        from vigil.cli.proving import check as check_proof
+
+        return check_proof(output, proof, believed(trust, log_key=log, policy=policy, known=known))
+
+    plainly(ctx, work)
 
 
 @app.command()

@@ -30,7 +30,6 @@ from vigil.verify import (
     check_checkpoint,
     check_consistency,
     check_statement,
-    verify_record,
 )
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -57,7 +56,7 @@ async def show_history(session: Session, subject: str, *, kinds: list[str], limi
 
 async def show_entry(session: Session, name: str) -> int:
     """One record; exit 3 when its signature does not hold."""
-    value = entry_value(session, await _entry(session, name))
+    value = entry_value(session, await find_entry(session, name))
     if session.output.json:
         session.output.value(value)
     else:
@@ -66,49 +65,9 @@ async def show_entry(session: Session, name: str) -> int:
     return REFUSED if value["verified"] is False else DONE
 
 
-async def prove_entry(session: Session, name: str, *, policy: Path | None = None) -> int:
-    """Every property of one record; exit 3 when one does not hold."""
-    entry = await _entry(session, name)
-    seen = await _newest_checkpoint(session, policy)
-    checkpoint, tree, consistency = seen.checkpoint, seen.tree, seen.consistency
-    if entry.index >= tree.size:
-        raise refused(
-            Reason.NOT_RECORDED,
-            f"the newest checkpoint{' that is witnessed' if policy else ''} covers {tree.size} records, this one has "
-            f"index {entry.index}",
-            lifted_by="a moment's patience: the next checkpoint",
-            who="the log",
-        )
-    request = pb.GetInclusionProofRequest(index=entry.index, size=tree.size)
-    proof = await session.call("evidence", session.evidence.GetInclusionProof, request)
-    findings = [
-        Finding(Property.CHECKPOINT, True, f"The log signed its first {tree.size} records."),
-        consistency,
-        *verify_record(
-            record_of(entry), inclusion_path=tuple(proof.path), tree=tree, verifier=session.verifier
-        ),
-    ]
-    holds = all(one.holds is not False for one in findings)
-    value = {
-        **entry_value(session, entry),
-        "checkpoint": {"size": tree.size, "root": tree.root.hex(), "time": instant(checkpoint.time_ms)},
-        "inclusion_path": [node.hex() for node in proof.path],
-        "holds": holds,
-        "findings": [
-            {"property": str(one.property), "holds": one.holds, "sentence": one.sentence} for one in findings
-        ],
-    }
-    if session.output.json:
-        session.output.value(value)
-    else:
-        rows = [(_yes(one.holds), one.property, one.sentence) for one in findings]
-        session.output.table(["holds", "property", "what was found"], rows)
-    return DONE if holds else REFUSED
-
-
 async def show_checkpoint(session: Session, *, policy: Path | None = None) -> int:
     """The newest checkpoint; exit 3 when the log did not only grow, or too few witnesses hold it."""
-    seen = await _newest_checkpoint(session, policy)
+    seen = await newest_checkpoint(session, None if policy is None else read_policy(policy))
     checkpoint, tree, consistency = seen.checkpoint, seen.tree, seen.consistency
     value = {
         "size": tree.size,
@@ -181,7 +140,8 @@ def body_value(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-async def _entry(session: Session, name: str) -> pb.Entry:
+async def find_entry(session: Session, name: str) -> pb.Entry:
+    """The record of that name: an index, or a statement's digest in hex. Raises UsageError, NOT_IN_SCOPE."""
     if _HEX.fullmatch(name):
         request = pb.GetEntryRequest(digest=bytes.fromhex(name))
     elif name.isdecimal() and len(name) < 19:
@@ -192,22 +152,22 @@ async def _entry(session: Session, name: str) -> pb.Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """A checkpoint that was opened with the pinned key, and what was found of it."""
 
     checkpoint: pb.Checkpoint
     tree: SignedTree
+    key: str
     consistency: Finding
     witnesses: Mapping[str, Cosignature]
 
 
-async def _newest_checkpoint(session: Session, policy: Path | None) -> _Seen:
+async def newest_checkpoint(session: Session, wanted: WitnessPolicy | None) -> Seen:
     """The newest checkpoint, opened with the pinned key, and whether it extends the last one seen here.
 
     With a policy: the newest that the log says is witnessed, and held against that policy here. Raises
     SIGNATURE_INVALID when the key or the signature is another, NOT_WITNESSED when too few witnesses hold it.
     """
-    wanted = None if policy is None else _read_policy(policy)
     request = pb.GetCheckpointRequest(witnessed=wanted is not None)
     found = await session.call("evidence", session.evidence.GetCheckpoint, request)
     path = session.folder.path / "checkpoint.json"
@@ -230,17 +190,18 @@ async def _newest_checkpoint(session: Session, policy: Path | None) -> _Seen:
         )
     elif wanted is not None and tree.size < old.size:
         # What witnesses hold lags behind what was seen; the newer one must extend it, and stays the one that is kept.
-        return _Seen(found, tree, await _extends(session, tree, old), witnesses)
+        return Seen(found, tree, key, await _extends(session, tree, old), witnesses)
     else:
         finding = await _extends(session, old, tree)
     if finding.holds is not False:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = {"verifier_key": key, "note": found.note}
         replace_file(path, (json.dumps(kept, indent=1) + "\n").encode(), mode=0o600)
-    return _Seen(found, tree, finding, witnesses)
+    return Seen(found, tree, key, finding, witnesses)
 
 
-def _read_policy(path: Path) -> WitnessPolicy:
+def read_policy(path: Path) -> WitnessPolicy:
+    """Read a witness policy. Raises UsageError, FIELD_INVALID, OSError."""
     try:
         return parse_witness_policy(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -296,5 +257,6 @@ def _gist(says: dict[str, Any] | None) -> str:
     return " ".join(str(says[name]) for name in keep if says.get(name))
 
 
-def _yes(holds: bool | None) -> str:
+def yes(holds: bool | None) -> str:
+    """A finding's answer in one word."""
     return {True: "yes", False: "NO", None: "-"}[holds]

@@ -15,6 +15,7 @@ from vigil.api.policy.v1 import policy_pb2
 from vigil.api.release.v1 import release_pb2
 from vigil.api.revocation.v1 import revocation_pb2
 from vigil.cli.messages import STATEMENTS, is_instant
+from vigil.cli.proof_schemas import PROOF, PROOF_CHECKED
 
 Schema = dict[str, Any]
 
@@ -289,13 +290,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "intents": shape(intents=items(_INTENT)),
     "records": shape(records=items(extended(_ENTRY, number=NUMBER)), subject=TEXT),
     "record": _ENTRY,
-    "record-proof": extended(
-        _ENTRY,
-        checkpoint=shape(size=NUMBER, root=HEX, time=INSTANT),
-        inclusion_path=items(HEX),
-        holds=FLAG,
-        findings=items(shape(property=TEXT, holds=MAYBE_FLAG, sentence=TEXT)),
-    ),
+    "proof": PROOF,
+    "proof-checked": PROOF_CHECKED,
     "checkpoint": shape(
         size=NUMBER,
         root=HEX,
@@ -348,9 +344,10 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "device quarantine": ("command-done",),
     "device release": ("command-done",),
     "device show": ("device",),
+    "evidence check": ("proof-checked",),
     "evidence checkpoint": ("checkpoint",),
     "evidence history": ("records",),
-    "evidence prove": ("record-proof",),
+    "evidence prove": ("proof",),
     "evidence show": ("record",),
     "gateway create": ("gateway-created",),
     "gateway list": ("gateways",),

@@ -9,6 +9,7 @@ from vigil.verify import (
     Proven,
     Record,
     SignedTree,
+    SubjectClaim,
     check_checkpoint,
     check_inclusion,
     check_recorded,
@@ -71,7 +72,7 @@ async def prove_story(world: World, subject: str) -> tuple[int, dict[str, int]]:
         trust_domain=world.installation.trust_domain,
         checkpoint=newest.checkpoint.note,
         records=tuple(proven),
-        subject=subject,
+        subjects=(SubjectClaim(subject=subject, first=1, leaves=tuple(one.record.leaf for one in proven)),),
     )
     report = verify_document(document, verifier=otto.verifier, verifier_key=newest.checkpoint.verifier_key)
     failed = [finding.sentence for finding in report.findings if finding.holds is False]

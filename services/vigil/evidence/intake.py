@@ -30,7 +30,7 @@ SLICE = 16
 """Statements judged before other tasks of the event loop get their turn: about 2 ms."""
 
 _SIGNER_REFUSED = frozenset({Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_EXPIRED})
-OWN_KINDS = frozenset({StatementKind.ERASURE, StatementKind.QUERY})
+OWN_KINDS = frozenset({StatementKind.ERASURE, StatementKind.QUERY, StatementKind.CENSUS})
 """What the log records by itself alone: from others such a statement would claim what the log never did."""
 _log = logging.getLogger(__name__)
 

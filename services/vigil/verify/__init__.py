@@ -6,29 +6,60 @@ from vigil.verify.checks import (
     check_checkpoint,
     check_consistency,
     check_inclusion,
+    check_links,
     check_recorded,
     check_statement,
     check_subject,
 )
-from vigil.verify.document import Document, Proven, document_from_json, document_to_json
-from vigil.verify.report import Finding, Property, Report, verify_document, verify_record
+from vigil.verify.document import (
+    CensusProof,
+    Document,
+    Earlier,
+    Proven,
+    SubjectClaim,
+    document_from_json,
+    document_from_value,
+    document_to_json,
+    document_value,
+)
+from vigil.verify.report import (
+    Finding,
+    Property,
+    Report,
+    log_key_of,
+    not_proved,
+    verify_document,
+    verify_record,
+)
+from vigil.verify.subjects import Shown, census_of, check_claim
 
 __all__ = [
+    "CensusProof",
     "Document",
+    "Earlier",
     "Finding",
     "Property",
     "Proven",
     "Record",
     "Report",
+    "Shown",
     "SignedTree",
+    "SubjectClaim",
+    "census_of",
     "check_checkpoint",
+    "check_claim",
     "check_consistency",
     "check_inclusion",
+    "check_links",
     "check_recorded",
     "check_statement",
     "check_subject",
     "document_from_json",
+    "document_from_value",
     "document_to_json",
+    "document_value",
+    "log_key_of",
+    "not_proved",
     "verify_document",
     "verify_record",
 ]

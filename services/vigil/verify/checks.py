@@ -15,6 +15,7 @@ first.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
+from itertools import pairwise
 
 from vigil.core import cose
 from vigil.core.certificates import ChainVerifier, Identity, Kind
@@ -72,6 +73,14 @@ def check_statement(record: Record, verifier: ChainVerifier) -> Identity:
         signer = verifier.verify(statement.chain, at=at, grace=True)
     check(statement, signer)
     return signer
+
+
+def check_named_signer(record: Record, verifier: ChainVerifier) -> Identity:
+    """The certificates beside a statement that is gone are those of the signer that its leaf names."""
+    leaf = decode_leaf(record.leaf)
+    if not compare_digest(sha256(record.chain[0]), leaf.signer):
+        raise _mismatch("the certificate beside it is not its signer's")
+    return verifier.verify(record.chain, at=leaf.log_time, grace=True)
 
 
 def check_bodies(record: Record) -> tuple[bytes, ...]:
@@ -143,19 +152,28 @@ def check_subject(records: Sequence[Record], subject: str, *, first: int = 1) ->
 
     Each names the leaf before it, and neither index nor log time goes back. Raises NOT_RECORDED.
     """
-    expected, previous, index, time = first, None, -1, 0
-    for record in records:
-        leaf = decode_leaf(record.leaf)
+    last = check_links([record.leaf for record in records], subject, first=first)
+    for number, (one, other) in enumerate(pairwise(records), first + 1):
+        if other.index <= one.index:
+            raise _gap(subject, f"number {number} stands before the one it follows")
+    return last
+
+
+def check_links(leaves: Sequence[bytes], subject: str, *, first: int) -> int:
+    """The same for leaves alone: numbers without a gap, each naming the hash of the one before, time never back."""
+    expected, previous, time = first, None, 0
+    for data in leaves:
+        leaf = decode_leaf(data)
         link = next((link for link in leaf.subjects if link.subject == subject), None)
         if link is None:
-            raise _gap(subject, f"the record at {record.index} is not about it")
+            raise _gap(subject, f"a record where number {expected} should be is not about it")
         if link.number != expected:
             raise _gap(subject, f"number {expected} is missing before number {link.number}")
         if previous is not None and not compare_digest(link.previous, previous):
             raise _gap(subject, f"number {expected} follows another record than the one given")
-        if record.index <= index or leaf.log_time < time:
-            raise _gap(subject, f"number {expected} stands before the one it follows")
-        expected, previous, index, time = expected + 1, leaf_hash(record.leaf), record.index, leaf.log_time
+        if leaf.log_time < time:
+            raise _gap(subject, f"number {expected} is older than the one it follows")
+        expected, previous, time = expected + 1, leaf_hash(data), leaf.log_time
     if expected == first:
         raise _gap(subject, "there is no record")
     return expected - 1

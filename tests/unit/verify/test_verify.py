@@ -26,6 +26,7 @@ from vigil.verify import (
     Proven,
     Record,
     SignedTree,
+    SubjectClaim,
     check_checkpoint,
     check_consistency,
     check_inclusion,
@@ -39,6 +40,13 @@ from vigil.verify import (
 
 DEVICE = "device/dev-aaaaaaaaaaaaaaaa"
 SIZE = 6
+OF_RECORDS = {
+    Property.CHECKPOINT,
+    Property.PROVENANCE,
+    Property.RECORDED,
+    Property.INTEGRITY,
+    Property.BODIES,
+}
 
 
 @dataclass
@@ -72,7 +80,13 @@ class Log:
             Proven(record, tuple(merkle.inclusion_path(self.hashes, record.index)))
             for record in records or self.records
         )
-        return Document(trust_domain="vigil.test", checkpoint=self.note(), records=proven, subject=subject)
+        claim = SubjectClaim(subject=subject, first=1, leaves=tuple(one.record.leaf for one in proven))
+        return Document(
+            trust_domain="vigil.test",
+            checkpoint=self.note(),
+            records=proven,
+            subjects=(claim,) if subject else (),
+        )
 
     def failures(self, document: Document) -> list[tuple[Property, int | None]]:
         report = verify_document(document, verifier=self.verifier, verifier_key=self.verifier_key)
@@ -142,7 +156,7 @@ def with_leaf(record: Record, place: int, value: Any) -> Record:
 def test_what_is_whole_holds(log: Log) -> None:
     report = verify_document(log.document(), verifier=log.verifier, verifier_key=log.verifier_key)
     assert report.holds
-    assert {finding.property for finding in report.findings} == set(Property)
+    assert {finding.property for finding in report.findings} == OF_RECORDS | {Property.COMPLETENESS}
     assert all(finding.holds for finding in report.findings)
 
 
@@ -172,7 +186,7 @@ def test_each_signer_is_named(log: Log) -> None:
         (lambda one, _: with_leaf(one, 7, []), {Property.BODIES, Property.INTEGRITY}),
         (
             lambda one, _: replace(one, leaf=b"\x00"),
-            set(Property) - {Property.CHECKPOINT, Property.COMPLETENESS},
+            OF_RECORDS - {Property.CHECKPOINT},
         ),
         (lambda one, other: replace(one, statement=other.statement), {Property.PROVENANCE}),
         (lambda one, _: replace(one, statement=one.statement[:-64] + bytes(64)), {Property.PROVENANCE}),
@@ -235,8 +249,10 @@ def test_the_logs_key_and_name_come_from_elsewhere(log: Log) -> None:
 
 
 def test_an_empty_document_proves_nothing_about_a_subject(log: Log) -> None:
-    document = replace(log.document(), records=())
-    assert log.failures(document) == [(Property.COMPLETENESS, None)]
+    document = replace(
+        log.document(), records=(), subjects=(SubjectClaim(subject=DEVICE, first=0, leaves=()),)
+    )
+    assert log.failures(document) == [(Property.ABSENCE, None)]
 
 
 @pytest.mark.holds("insider-evidence")
@@ -285,7 +301,7 @@ def test_a_gap_in_a_subjects_records_is_found(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda value: value.pop("subject"),
+        lambda value: value.pop("subjects"),
         lambda value: value.update(more=1),
         lambda value: value.update(vigil_evidence=2),
         lambda value: value.update(records={}),

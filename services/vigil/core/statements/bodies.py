@@ -412,6 +412,17 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Census:
+    """Every subject's newest record in the first ``size`` entries of the log (core.census), and the log's own key."""
+
+    root: Digest
+    subjects: Count
+    size: Count
+    time: Instant
+    log: Annotated[str, Size(1, 256)]  # verifier key of its checkpoints, as C2SP writes it
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What the device did. Carries what 21 CFR 820.35(b) wants of a service record."""
 

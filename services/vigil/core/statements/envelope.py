@@ -34,6 +34,7 @@ class StatementKind(StrEnum):
     COMMAND = "command"
     DECISION = "decision"
     RECORDED = "recorded"
+    CENSUS = "census"
     RECEIPT = "receipt"
     REVOCATION = "revocation"
     REINSTATEMENT = "reinstatement"
@@ -61,6 +62,7 @@ BODY_OF: Final[dict[StatementKind, type]] = {
     StatementKind.COMMAND: bodies.Command,
     StatementKind.DECISION: bodies.Decision,
     StatementKind.RECORDED: bodies.Recorded,
+    StatementKind.CENSUS: bodies.Census,
     StatementKind.RECEIPT: bodies.Receipt,
     StatementKind.REVOCATION: bodies.Revocation,
     StatementKind.REINSTATEMENT: bodies.Reinstatement,
