@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vigil.cli.options import LimitOption, group
+from vigil.cli.options import DeviceArgument, LimitOption, group
 from vigil.cli.perform import perform, plainly
 
 if TYPE_CHECKING:
@@ -56,6 +56,33 @@ def history(
         from vigil.cli.logbook import show_history
 
         return await show_history(session, subject, kinds=kind or [], limit=limit)
+
+    perform(ctx, work)
+
+
+@app.command()
+def at(
+    ctx: typer.Context,
+    device: DeviceArgument,
+    when: Annotated[
+        str,
+        typer.Argument(
+            metavar="TIME",
+            help="2026-09-14T03:12 in your own zone, or with an offset; how long ago, such as 90m; or now.",
+        ),
+    ],
+    *,
+    as_of: Annotated[
+        str, typer.Option("--as-of", metavar="TIME", help="Only what the log had taken by then.")
+    ] = "",
+    policy: PolicyOption = None,
+) -> None:
+    """Show what a device ran at one moment, each fact with its proved record, and how sure it is."""
+
+    async def work(session: "Session") -> int:
+        from vigil.cli.moment import show_state
+
+        return await show_state(session, device, when, as_of=as_of, policy=policy)
 
     perform(ctx, work)
 

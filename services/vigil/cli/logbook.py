@@ -170,6 +170,11 @@ async def newest_checkpoint(session: Session, wanted: WitnessPolicy | None) -> S
     """
     request = pb.GetCheckpointRequest(witnessed=wanted is not None)
     found = await session.call("evidence", session.evidence.GetCheckpoint, request)
+    return await believed(session, found, wanted)
+
+
+async def believed(session: Session, found: pb.Checkpoint, wanted: WitnessPolicy | None) -> Seen:
+    """A checkpoint opened with the pinned key, and whether it extends the last one seen here. Raises as above."""
     path = session.folder.path / "checkpoint.json"
     kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     key = kept.get("verifier_key", found.verifier_key)

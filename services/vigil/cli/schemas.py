@@ -155,6 +155,57 @@ _ENTRY = shape(
     verified=MAYBE_FLAG,
     says={"type": ["object", "null"]},
 )
+_FINDINGS = items(shape(property=TEXT, holds=MAYBE_FLAG, sentence=TEXT))
+_MEASUREMENT = shape(
+    result=NUMBER,
+    evidence=MAYBE_NUMBER,
+    device_time=INSTANT,
+    appraised=INSTANT,
+    log_time=INSTANT,
+    stale=INSTANT,
+    status=TEXT,
+    boot_count=NUMBER,
+    log_size=NUMBER,
+    firmware=HEX,
+    configuration=HEX,
+)
+_NEIGHBOUR = shape(number=NUMBER, index=NUMBER, kind=TEXT, log_time=INSTANT)
+_MOMENT = shape(
+    device_id=TEXT,
+    time=INSTANT,
+    evidence=FLAG,
+    holds=FLAG,
+    facts=items(
+        shape(
+            name=TEXT,
+            value=TEXT,
+            record=MAYBE_NUMBER,
+            at=INSTANT,
+            clock=TEXT,
+            sure=TEXT,
+            note=TEXT,
+            more=ANYTHING,
+        )
+    ),
+    before=maybe(_MEASUREMENT),
+    after=maybe(_MEASUREMENT),
+    between=shape(
+        boots=MAYBE_NUMBER,
+        log_grew=MAYBE_NUMBER,
+        records=COUNTS,
+        receipts=items(
+            shape(record=NUMBER, action=TEXT, outcome=TEXT, device_time=INSTANT, performed_by=TEXT)
+        ),
+        complete=MAYBE_FLAG,
+    ),
+    quiet=shape(before=maybe(_NEIGHBOUR), after=maybe(_NEIGHBOUR), proved=FLAG, sentence=TEXT),
+    considered=NUMBER,
+    newest_number=NUMBER,
+    truncated=FLAG,
+    checkpoint=shape(size=NUMBER, root=HEX, time=INSTANT, witnesses=items(shape(name=TEXT, time=INSTANT))),
+    records=items(extended(_ENTRY, roles=TEXTS, withheld=FLAG, findings=_FINDINGS)),
+    findings=_FINDINGS,
+)
 _REVOCATION = shape(
     epoch=NUMBER,
     create_time=INSTANT,
@@ -292,6 +343,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "record": _ENTRY,
     "proof": PROOF,
     "proof-checked": PROOF_CHECKED,
+    "moment": _MOMENT,
     "checkpoint": shape(
         size=NUMBER,
         root=HEX,
@@ -344,6 +396,7 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "device quarantine": ("command-done",),
     "device release": ("command-done",),
     "device show": ("device",),
+    "evidence at": ("moment",),
     "evidence check": ("proof-checked",),
     "evidence checkpoint": ("checkpoint",),
     "evidence history": ("records",),

@@ -14,7 +14,9 @@ from vigil.errors import Refused
 from vigil.evidence import store
 from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
+from vigil.evidence.indexer import Indexer
 from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.moment import Moments
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
@@ -124,6 +126,14 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     )
     checkpointer = Checkpointer(database=database, sequencer=sequencer, key=key, metrics=metrics)
     reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
+
+    async def size() -> int:
+        return (await sequencer.state()).size
+
+    indexer = Indexer(database=database, size=size, clock=process.clock, metrics=metrics)
+    moments = Moments(
+        database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
+    )
     book = open_book(config, database=database, log_key=key.verifier_key, metrics=metrics)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
@@ -131,6 +141,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     tasks = [
         process.supervise("sequencer", sequencer.run()),
         process.supervise("checkpoints", checkpointer.run()),
+        process.supervise("index", indexer.run()),
     ]
     if book.policy.witnesses:
         sending = send_to_witnesses(
@@ -152,7 +163,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         tls=config.tls,
         clock=process.clock,
         listen=config.listen,
-        servicers=_servicers(sequencer, reader, checkpointer, book),
+        servicers=_servicers(sequencer, reader, checkpointer, book, moments),
         revocation_check=None if revoked is None else revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
@@ -188,7 +199,7 @@ async def _serve_tiles(config: EvidenceConfig, process: Process, reader: TileRea
 
 
 def _servicers(
-    sequencer: Sequencer, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook
+    sequencer: Sequencer, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook, moments: Moments
 ) -> list[Servicer]:
     return [
         (
@@ -198,7 +209,7 @@ def _servicers(
         ),
         (
             evidence_pb2_grpc.add_EvidenceReadServiceServicer_to_server,
-            EvidenceReadServicer(reader=reader, checkpointer=checkpointer, book=book),
+            EvidenceReadServicer(reader=reader, checkpointer=checkpointer, book=book, moments=moments),
             "vigil.api.evidence.v1.EvidenceReadService",
         ),
     ]

@@ -18,6 +18,7 @@ class LogMetrics:
             "vigil_evidence_commit_items", "New entries in a commit.", buckets=ITEMS, registry=registry
         )
         self._size = Gauge("vigil_evidence_size", "Entries in the log.", registry=registry)
+        self._indexed = Gauge("vigil_evidence_indexed", "Entries in the index.", registry=registry)
         self._checkpoint = Gauge(
             "vigil_evidence_checkpoint_size", "Entries under the newest checkpoint.", registry=registry
         )
@@ -48,6 +49,9 @@ class LogMetrics:
 
     def failed(self) -> None:
         self._failed.inc()
+
+    def indexed(self, covered: int) -> None:
+        self._indexed.set(covered)
 
     def checkpoint(self, size: int) -> None:
         self._checkpoint.set(size)

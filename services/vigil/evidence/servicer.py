@@ -10,6 +10,7 @@ from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.certificates import Identity, Kind
 from vigil.evidence.domain import decode_leaf, not_in_scope
 from vigil.evidence.intake import Submission
+from vigil.evidence.moment import Moments, Shown
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
@@ -46,8 +47,11 @@ class EvidenceLogServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
 class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
     """Answers people's questions."""
 
-    def __init__(self, *, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook) -> None:
+    def __init__(
+        self, *, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook, moments: Moments
+    ) -> None:
         self._reader = reader
+        self._moments = moments
         self._checkpointer = checkpointer
         self._book = book
 
@@ -107,6 +111,31 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             return self._checkpoint(await self._book.newest())
         return self._checkpoint(await self._book.held(await self._reader.checkpoint()))
 
+    async def GetStateAt(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.GetStateAtRequest, context: Context
+    ) -> evidence_pb2.StateAt:
+        caller = caller_of(context)
+        state = await self._moments.state_at(
+            caller,
+            request.device_id,
+            time=request.time_ms,
+            as_of=request.as_of_ms,
+            covering=request.covering,
+            under=(await self._book.newest()).checkpoint if request.witnessed else None,
+        )
+        scope_filtered(caller)
+        return evidence_pb2.StateAt(
+            device_id=request.device_id,
+            time_ms=request.time_ms,
+            considered=state.considered,
+            checkpoint=self._checkpoint(await self._book.held(state.checkpoint)),
+            records=map(_shown, state.records),
+            chain=state.chain,
+            first_number=state.first_number,
+            newest_number=state.newest_number,
+            truncated=state.truncated,
+        )
+
     def _checkpoint(self, held: Held) -> evidence_pb2.Checkpoint:
         checkpoint = held.checkpoint
         return evidence_pb2.Checkpoint(
@@ -153,6 +182,13 @@ def _response(outcomes: list[Outcome]) -> evidence_pb2.AppendResponse:
         if recorded:
             outcome.commit = commits.setdefault(recorded, len(commits))
     return evidence_pb2.AppendResponse(items=[outcome for outcome, _ in outcomes], commits=list(commits))
+
+
+def _shown(shown: Shown) -> evidence_pb2.StateRecord:
+    roles = [evidence_pb2.RecordRole.ValueType(role) for role in shown.roles]
+    return evidence_pb2.StateRecord(
+        entry=_entry(shown.entry), roles=roles, inclusion_path=shown.path, withheld=shown.withheld
+    )
 
 
 def _recorded(place: RecordedPlace) -> evidence_pb2.RecordedItem:

@@ -1,6 +1,6 @@
 """The log's tables, in one place: whoever opens the database makes and migrates every one of them."""
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 METADATA = MetaData()
 _INDEX = BigInteger().with_variant(Integer, "sqlite")
@@ -58,6 +58,8 @@ GROUP_COMMIT = Table(
     Column("log_time", BigInteger, nullable=False),  # ms
     Column("signer", LargeBinary, nullable=False),
     Column("recorded", LargeBinary, nullable=False),  # COSE_Sign1, certificates emptied
+    # Log time never goes back: its rows come in the order of the key, and "which entry at this time" is one look-up.
+    Index("group_commit_log_time", "log_time", "first"),
 )
 CHECKPOINT = Table(
     "checkpoint",
@@ -75,4 +77,39 @@ COSIGNATURE = Table(
     Column("witness", String(512), primary_key=True),  # its verifier key, as C2SP writes it
     Column("time", BigInteger, nullable=False),  # s, the witness's
     Column("line", Text, nullable=False),
+)
+
+# --- the index: made behind the log from the log alone, and made again by `vigil evidence reindex`
+
+SUBJECT_TIME = Table(
+    "subject_time",
+    METADATA,
+    Column("subject", String(256), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("time", BigInteger, primary_key=True, autoincrement=False),  # ms, the statement's own
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+KIND_TIME = Table(
+    "kind_time",
+    METADATA,
+    Column("kind", String(32), primary_key=True),
+    Column("time", BigInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+REFERENCE = Table(
+    "reference",
+    METADATA,
+    Column("what", String(16), primary_key=True),  # request, intent, decision …
+    Column("value", LargeBinary, primary_key=True),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+INDEX_STATE = Table(
+    "index_state",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("version", Integer, nullable=False),
+    Column("covered", BigInteger, nullable=False),  # entries in the index: all below this
 )

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,74 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RecordRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecordRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECORD_ROLE_UNSPECIFIED: _RecordRole.ValueType  # 0
+    RECORD_ROLE_EVIDENCE_BEFORE: _RecordRole.ValueType  # 1
+    """The last evidence that the device signed before the moment and that was appraised, and its result."""
+    RECORD_ROLE_RESULT_BEFORE: _RecordRole.ValueType  # 2
+    RECORD_ROLE_EVIDENCE_AFTER: _RecordRole.ValueType  # 3
+    """The first after it."""
+    RECORD_ROLE_RESULT_AFTER: _RecordRole.ValueType  # 4
+    RECORD_ROLE_DECISION_BEFORE: _RecordRole.ValueType  # 5
+    """The decisions about this device on both sides: they name policy revision, epoch and era."""
+    RECORD_ROLE_DECISION_AFTER: _RecordRole.ValueType  # 6
+    RECORD_ROLE_EPOCH_BEFORE: _RecordRole.ValueType  # 7
+    """The steps of the chain of revocations on both sides; the body beside each names its epoch."""
+    RECORD_ROLE_EPOCH_AFTER: _RecordRole.ValueType  # 8
+    RECORD_ROLE_HOLD: _RecordRole.ValueType  # 9
+    """Holds placed and lifted up to the moment, newest first."""
+    RECORD_ROLE_REVOCATION: _RecordRole.ValueType  # 10
+    """Revocations and reinstatements of the device, what it ran, and its credential, up to the moment."""
+    RECORD_ROLE_RECEIPT: _RecordRole.ValueType  # 11
+    """Receipts of the device between the two measurements, by its own clock; and its last one before."""
+    RECORD_ROLE_ENROLMENT: _RecordRole.ValueType  # 12
+    """Its voucher: which device this is."""
+    RECORD_ROLE_BUILD: _RecordRole.ValueType  # 13
+    """The release of the firmware that it ran."""
+    RECORD_ROLE_NEIGHBOUR_BEFORE: _RecordRole.ValueType  # 14
+    """The device's numbered records on both sides of the moment, by the log's time: n and n + 1."""
+    RECORD_ROLE_NEIGHBOUR_AFTER: _RecordRole.ValueType  # 15
+    RECORD_ROLE_NEWEST: _RecordRole.ValueType  # 16
+    """The device's newest record, where no measurement came after the moment."""
+
+class RecordRole(_RecordRole, metaclass=_RecordRoleEnumTypeWrapper):
+    """What a record tells of the moment. `before` and `after` are by the records' own times."""
+
+RECORD_ROLE_UNSPECIFIED: RecordRole.ValueType  # 0
+RECORD_ROLE_EVIDENCE_BEFORE: RecordRole.ValueType  # 1
+"""The last evidence that the device signed before the moment and that was appraised, and its result."""
+RECORD_ROLE_RESULT_BEFORE: RecordRole.ValueType  # 2
+RECORD_ROLE_EVIDENCE_AFTER: RecordRole.ValueType  # 3
+"""The first after it."""
+RECORD_ROLE_RESULT_AFTER: RecordRole.ValueType  # 4
+RECORD_ROLE_DECISION_BEFORE: RecordRole.ValueType  # 5
+"""The decisions about this device on both sides: they name policy revision, epoch and era."""
+RECORD_ROLE_DECISION_AFTER: RecordRole.ValueType  # 6
+RECORD_ROLE_EPOCH_BEFORE: RecordRole.ValueType  # 7
+"""The steps of the chain of revocations on both sides; the body beside each names its epoch."""
+RECORD_ROLE_EPOCH_AFTER: RecordRole.ValueType  # 8
+RECORD_ROLE_HOLD: RecordRole.ValueType  # 9
+"""Holds placed and lifted up to the moment, newest first."""
+RECORD_ROLE_REVOCATION: RecordRole.ValueType  # 10
+"""Revocations and reinstatements of the device, what it ran, and its credential, up to the moment."""
+RECORD_ROLE_RECEIPT: RecordRole.ValueType  # 11
+"""Receipts of the device between the two measurements, by its own clock; and its last one before."""
+RECORD_ROLE_ENROLMENT: RecordRole.ValueType  # 12
+"""Its voucher: which device this is."""
+RECORD_ROLE_BUILD: RecordRole.ValueType  # 13
+"""The release of the firmware that it ran."""
+RECORD_ROLE_NEIGHBOUR_BEFORE: RecordRole.ValueType  # 14
+"""The device's numbered records on both sides of the moment, by the log's time: n and n + 1."""
+RECORD_ROLE_NEIGHBOUR_AFTER: RecordRole.ValueType  # 15
+RECORD_ROLE_NEWEST: RecordRole.ValueType  # 16
+"""The device's newest record, where no measurement came after the moment."""
+Global___RecordRole: _TypeAlias = RecordRole  # noqa: Y015
 
 @_typing.final
 class AppendRequest(_message.Message):
@@ -495,3 +564,125 @@ class Checkpoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class GetStateAtRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    AS_OF_MS_FIELD_NUMBER: _builtins.int
+    COVERING_FIELD_NUMBER: _builtins.int
+    WITNESSED_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    time_ms: _builtins.int
+    """The moment that is asked about, ms since the epoch."""
+    as_of_ms: _builtins.int
+    """Only what the log had taken by then (its own time, ms); 0 means all that the checkpoint covers."""
+    covering: _builtins.int
+    """The answer rests on a checkpoint of at least so many entries; 0 means the newest."""
+    witnessed: _builtins.bool
+    """The answer rests on the newest checkpoint that enough witnesses hold."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        time_ms: _builtins.int = ...,
+        as_of_ms: _builtins.int = ...,
+        covering: _builtins.int = ...,
+        witnessed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_ms", b"as_of_ms", "covering", b"covering", "device_id", b"device_id", "time_ms", b"time_ms", "witnessed", b"witnessed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStateAtRequest: _TypeAlias = GetStateAtRequest  # noqa: Y015
+
+@_typing.final
+class StateRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    INCLUSION_PATH_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    withheld: _builtins.bool
+    """It belongs to somebody else: the statement is not shown, its leaf is."""
+    @_builtins.property
+    def entry(self) -> Global___Entry: ...
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___RecordRole.ValueType]: ...
+    @_builtins.property
+    def inclusion_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """RFC 6962 path from the leaf to the checkpoint's root."""
+
+    def __init__(
+        self,
+        *,
+        entry: Global___Entry | None = ...,
+        roles: _abc.Iterable[Global___RecordRole.ValueType] | None = ...,
+        inclusion_path: _abc.Iterable[_builtins.bytes] | None = ...,
+        withheld: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "inclusion_path", b"inclusion_path", "roles", b"roles", "withheld", b"withheld"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateRecord: _TypeAlias = StateRecord  # noqa: Y015
+
+@_typing.final
+class StateAt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    CONSIDERED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    FIRST_NUMBER_FIELD_NUMBER: _builtins.int
+    NEWEST_NUMBER_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    time_ms: _builtins.int
+    considered: _builtins.int
+    """Entries that were looked at: those below this index."""
+    first_number: _builtins.int
+    newest_number: _builtins.int
+    """The number of the device's newest record below `considered`."""
+    truncated: _builtins.bool
+    """More holds, revocations or receipts than are shown."""
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint: ...
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateRecord]: ...
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Leaves of the device's numbered records from `first_number` on, without a gap: from the measurement before to the
+        one after, each naming the hash of the one before it. Empty when there are more than are shown.
+        """
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        time_ms: _builtins.int = ...,
+        considered: _builtins.int = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        records: _abc.Iterable[Global___StateRecord] | None = ...,
+        chain: _abc.Iterable[_builtins.bytes] | None = ...,
+        first_number: _builtins.int = ...,
+        newest_number: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "checkpoint", b"checkpoint", "considered", b"considered", "device_id", b"device_id", "first_number", b"first_number", "newest_number", b"newest_number", "records", b"records", "time_ms", b"time_ms", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateAt: _TypeAlias = StateAt  # noqa: Y015

@@ -132,6 +132,11 @@ class EvidenceReadServiceStub:
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
                 response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.FromString,
                 _registered_method=True)
+        self.GetStateAt = channel.unary_unary(
+                '/vigil.api.evidence.v1.EvidenceReadService/GetStateAt',
+                request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetStateAtRequest.SerializeToString,
+                response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.StateAt.FromString,
+                _registered_method=True)
 
 
 class EvidenceReadServiceServicer:
@@ -169,6 +174,14 @@ class EvidenceReadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStateAt(self, request, context):
+        """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
+        state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvidenceReadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +209,11 @@ def add_EvidenceReadServiceServicer_to_server(servicer, server):
                     servicer.GetCheckpoint,
                     request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.FromString,
                     response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.SerializeToString,
+            ),
+            'GetStateAt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStateAt,
+                    request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetStateAtRequest.FromString,
+                    response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.StateAt.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -333,6 +351,33 @@ class EvidenceReadService:
             '/vigil.api.evidence.v1.EvidenceReadService/GetCheckpoint',
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStateAt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vigil.api.evidence.v1.EvidenceReadService/GetStateAt',
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetStateAtRequest.SerializeToString,
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.StateAt.FromString,
             options,
             channel_credentials,
             insecure,

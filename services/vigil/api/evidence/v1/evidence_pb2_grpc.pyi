@@ -64,6 +64,10 @@ class EvidenceReadServiceStub:
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetInclusionProofRequest, _evidence_pb2.InclusionProof]
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.ConsistencyProof]
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]
+    GetStateAt: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]
+    """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
+    state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
+    """
 
 @_typing.type_check_only
 class EvidenceReadServiceAsyncStub(EvidenceReadServiceStub):
@@ -76,6 +80,10 @@ class EvidenceReadServiceAsyncStub(EvidenceReadServiceStub):
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetInclusionProofRequest, _evidence_pb2.InclusionProof]  # type: ignore[assignment]
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.ConsistencyProof]  # type: ignore[assignment]
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]  # type: ignore[assignment]
+    GetStateAt: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]  # type: ignore[assignment]
+    """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
+    state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
+    """
 
 class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -115,5 +123,15 @@ class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.Checkpoint, _abc.Awaitable[_evidence_pb2.Checkpoint]]: ...
+
+    @_abc_1.abstractmethod
+    def GetStateAt(
+        self,
+        request: _evidence_pb2.GetStateAtRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.StateAt, _abc.Awaitable[_evidence_pb2.StateAt]]:
+        """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
+        state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
+        """
 
 def add_EvidenceReadServiceServicer_to_server(servicer: EvidenceReadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,225 @@
+"""The index's tables: filled behind the log, in order and in transactions of their own, and asked by those who look.
+
+Nothing here is needed to append, and nothing here is believed: what is found is read from the log and proved.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, select
+
+from vigil.core.moment import STEPS
+from vigil.evidence.domain import decode_leaf
+from vigil.evidence.index import INDEX_VERSION, Refers, Rows
+from vigil.evidence.store import load_bodies
+from vigil.evidence.tables import (
+    ENTRY,
+    GROUP_COMMIT,
+    INDEX_STATE,
+    KIND_TIME,
+    REFERENCE,
+    STATEMENT,
+    SUBJECT_RECORD,
+    SUBJECT_TIME,
+)
+from vigil.storage import add_missing_rows, put_rows
+from vigil.storage.rows import compiled, run
+
+INDEX_TABLES: Final = (SUBJECT_TIME, KIND_TIME, REFERENCE)
+
+_sql = cache(compiled)
+"""Statements in the driver's words, each compiled once."""
+
+_ZERO: Final[ColumnElement[int]] = literal_column("0", Integer)
+"""Said in so many words: SQLite's dialect would add it as one more value."""
+_STATE = select(INDEX_STATE.c.version, INDEX_STATE.c.covered).where(INDEX_STATE.c.id == literal_column("1"))
+_ENTRIES = (
+    select(ENTRY.c.idx, ENTRY.c.leaf, STATEMENT.c.data)
+    .outerjoin(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
+    .where(ENTRY.c.idx >= bindparam("first"), ENTRY.c.idx < bindparam("end"))
+    .order_by(ENTRY.c.idx)
+)
+
+
+def _one(query: Select[Any]) -> Select[Any]:
+    return query.limit(literal_column("1")).offset(_ZERO)
+
+
+_SUBJECT_KIND = select(SUBJECT_TIME.c.idx).where(
+    SUBJECT_TIME.c.subject == bindparam("subject"),
+    SUBJECT_TIME.c.kind == bindparam("kind"),
+    SUBJECT_TIME.c.time > bindparam("after"),
+    SUBJECT_TIME.c.time <= bindparam("until"),
+    SUBJECT_TIME.c.idx < bindparam("below"),
+)
+_LAST = (
+    _SUBJECT_KIND.order_by(SUBJECT_TIME.c.time.desc(), SUBJECT_TIME.c.idx.desc())
+    .limit(bindparam("limit"))
+    .offset(_ZERO)
+)
+_FIRST = (
+    _SUBJECT_KIND.order_by(SUBJECT_TIME.c.time, SUBJECT_TIME.c.idx).limit(bindparam("limit")).offset(_ZERO)
+)
+_REFERRED = (
+    select(REFERENCE.c.idx)
+    .where(
+        REFERENCE.c.what == bindparam("what"),
+        REFERENCE.c.value == bindparam("value"),
+        REFERENCE.c.idx > bindparam("after"),
+        REFERENCE.c.idx < bindparam("below"),
+    )
+    .order_by(REFERENCE.c.idx)
+    .limit(bindparam("limit"))
+    .offset(_ZERO)
+)
+_COMMIT_AFTER = _one(
+    select(GROUP_COMMIT.c.first)
+    .where(GROUP_COMMIT.c.log_time > bindparam("time"))
+    .order_by(GROUP_COMMIT.c.log_time, GROUP_COMMIT.c.first)
+)
+_NUMBERED = select(SUBJECT_RECORD.c.idx).where(
+    SUBJECT_RECORD.c.subject == bindparam("subject"), SUBJECT_RECORD.c.number == bindparam("number")
+)
+_NEWEST = _one(
+    select(SUBJECT_RECORD.c.number, SUBJECT_RECORD.c.idx)
+    .where(SUBJECT_RECORD.c.subject == bindparam("subject"))
+    .order_by(SUBJECT_RECORD.c.number.desc())
+)
+
+
+# --- filling it
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of the entries from ``first`` up to ``end``."""
+
+    first: int
+    end: int
+    rows: Rows
+
+
+def covered(connection: Connection) -> int:
+    """Every entry below this is in the index; 0 where there is none, or one that another version made."""
+    row = _row(connection, _STATE)
+    return int(row[1]) if row is not None and row[0] == INDEX_VERSION else 0
+
+
+def read_batch(connection: Connection, first: int, end: int) -> Batch:
+    """Make the rows of consecutive entries from the log. Raises LookupError when one is missing."""
+    entries = []
+    for index, data, statement in run(connection, _sql(_ENTRIES, connection.dialect), (first, end)):
+        leaf = decode_leaf(data)
+        bodies = load_bodies(connection, leaf.bodies) if leaf.kind in STEPS else ()
+        entries.append((index, leaf, statement or b"", bodies))
+    if len(entries) != end - first:
+        raise LookupError(f"the log lacks {end - first - len(entries)} of the entries {first} to {end - 1}")
+    return Batch(first, end, Rows.of(entries))
+
+
+def write_batch(connection: Connection, batch: Batch) -> int:
+    """Add the rows that follow on what the index covers; answers what it covers then. Another's rows stay alone."""
+    done = covered(connection)
+    if done != batch.first:
+        return done
+    rows = batch.rows
+    # In the order of their keys: neighbours lie on one page.
+    add_missing_rows(connection, SUBJECT_TIME, sorted(rows.subjects))
+    add_missing_rows(connection, KIND_TIME, sorted(rows.kinds))
+    add_missing_rows(connection, REFERENCE, sorted(rows.references))
+    put_rows(connection, INDEX_STATE, [(1, INDEX_VERSION, batch.end)])
+    return batch.end
+
+
+def prepare(connection: Connection) -> int:
+    """Empty an index that another version made; answers what is covered."""
+    row = _row(connection, _STATE)
+    if row is not None and row[0] != INDEX_VERSION:
+        clear(connection)
+    return covered(connection)
+
+
+def clear(connection: Connection) -> None:
+    """Empty the index."""
+    for table in (*INDEX_TABLES, INDEX_STATE):
+        connection.execute(table.delete())
+
+
+# --- asking it
+
+NEVER: Final = -1
+EVER: Final = 2**62
+
+
+def last_of(
+    connection: Connection,
+    subject: str,
+    kind: str,
+    *,
+    until: int,
+    below: int,
+    limit: int = 1,
+    after: int = NEVER,
+) -> list[int]:
+    """The newest records of a kind about a subject, by their own time up to ``until`` (ms); newest first."""
+    return _indexes(connection, _LAST, (subject, kind, after, until, below, limit))
+
+
+def first_of(
+    connection: Connection,
+    subject: str,
+    kind: str,
+    *,
+    after: int,
+    below: int,
+    limit: int = 1,
+    until: int = EVER,
+) -> list[int]:
+    """The oldest records of a kind about a subject, by their own time past ``after`` (ms); oldest first."""
+    return _indexes(connection, _FIRST, (subject, kind, after, until, below, limit))
+
+
+def referring(
+    connection: Connection, what: Refers, value: bytes, *, below: int, limit: int = 1, after: int = NEVER
+) -> list[int]:
+    """The records that refer to this, in the order of the log, past an index."""
+    return _indexes(connection, _REFERRED, (str(what), value, after, below, limit))
+
+
+def entries_until(connection: Connection, time: int, *, size: int) -> int:
+    """How many of the first ``size`` entries the log took up to a time (ms): the index of the first one after it."""
+    row = _row(connection, _COMMIT_AFTER, (time,))
+    return size if row is None else min(int(row[0]), size)
+
+
+def numbered(connection: Connection, subject: str, number: int) -> int | None:
+    """The index of a subject's record of this number."""
+    row = _row(connection, _NUMBERED, (subject, number))
+    return None if row is None else int(row[0])
+
+
+def records_below(connection: Connection, subject: str, below: int) -> int:
+    """How many of a subject's records stand below an index: numbers and indexes rise together."""
+    row = _row(connection, _NEWEST, (subject,))
+    if row is None:
+        return 0
+    newest, index = row
+    if index < below:
+        return int(newest)
+    few, many = 0, int(newest)  # number `few` stands below, `many` does not
+    while many - few > 1:
+        middle = (few + many) // 2
+        found = numbered(connection, subject, middle)
+        if found is None:
+            raise LookupError(f"{subject} lacks its record {middle}")
+        few, many = (middle, many) if found < below else (few, middle)
+    return few
+
+
+def _row(connection: Connection, query: Select[Any], values: tuple[object, ...] = ()) -> Any:
+    return run(connection, _sql(query, connection.dialect), values).fetchone()
+
+
+def _indexes(connection: Connection, query: Select[Any], values: tuple[object, ...]) -> list[int]:
+    return [row[0] for row in run(connection, _sql(query, connection.dialect), values)]

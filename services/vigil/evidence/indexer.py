@@ -1,0 +1,101 @@
+"""Fills the index behind the log: never in an append's way, and told to hurry by those who wait for it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from vigil.core.clock import Clock
+from vigil.errors import Reason, Refused, refused
+from vigil.evidence import index_store
+from vigil.evidence.metrics import LogMetrics
+from vigil.storage import Database
+
+BATCH: Final = 512
+"""Entries in one transaction: a few milliseconds of the writer's time, which appends wait for."""
+PAUSE_S: Final = 0.2
+BUSY: Final = 64
+"""So many new entries in one pause: the log has better things to do than its index …"""
+BACKLOG: Final = 16_384
+"""… until so many wait."""
+WAIT_S: Final = 3.0
+"""How long a question waits for the index to reach what it must cover."""
+
+_log = logging.getLogger(__name__)
+
+
+class Indexer:
+    """Keeps the index up with the log. ``size`` answers how many entries are durable."""
+
+    def __init__(
+        self, *, database: Database, size: Callable[[], Awaitable[int]], clock: Clock, metrics: LogMetrics
+    ) -> None:
+        self._database = database
+        self._size = size
+        self._clock = clock
+        self._metrics = metrics
+        self._wanted = asyncio.Event()
+        self._waiting = 0
+
+    async def run(self) -> None:
+        """Index until cancelled."""
+        done = await self._database.write(index_store.prepare)
+        seen = await self._size()
+        while True:
+            size = await self._size()
+            busy = size - seen > BUSY and size - done < BACKLOG and not self._waiting
+            seen = size
+            if done < size and not busy:
+                try:
+                    done = await self._step(done, size)
+                except Refused as refusal:
+                    _log.warning("the index stands still: %s", refusal)
+                    await asyncio.sleep(PAUSE_S)
+                continue
+            await self._rest()
+            # Somebody else may have emptied or filled it.
+            done = await self._database.read(index_store.covered)
+
+    async def reached(self, size: int) -> int:
+        """Wait until every entry below ``size`` is in the index; answers what it covers.
+
+        Raises EVIDENCE_UNAVAILABLE when it does not get there in WAIT_S.
+        """
+        until = self._clock.monotonic() + WAIT_S
+        self._waiting += 1
+        try:
+            while (done := await self._database.read(index_store.covered)) < size:
+                left = until - self._clock.monotonic()
+                if left <= 0:
+                    raise _behind(done, size)
+                self._wanted.set()
+                await asyncio.sleep(min(left, 0.01))
+        finally:
+            self._waiting -= 1
+        return done
+
+    async def _step(self, done: int, size: int) -> int:
+        end = min(size, done + BATCH)
+        batch = await self._database.read(lambda connection: index_store.read_batch(connection, done, end))
+        done = await self._database.write(lambda connection: index_store.write_batch(connection, batch))
+        self._metrics.indexed(done)
+        return done
+
+    async def _rest(self) -> None:
+        self._wanted.clear()
+        try:
+            async with asyncio.timeout(PAUSE_S):
+                await self._wanted.wait()
+        except TimeoutError:
+            return
+
+
+def _behind(done: int, size: int) -> Refused:
+    return refused(
+        Reason.EVIDENCE_UNAVAILABLE,
+        f"The index covers {done} of the {size} entries that this answer must rest on; it is catching up.",
+        lifted_by="the same question a little later",
+        who="the log",
+        indexed=done,
+        needed=size,
+    )

@@ -1,0 +1,157 @@
+"""Whole records with their proofs, several at once: what a question about a moment is answered with.
+
+Each costs a few look-ups by key, and what they share (the tree's right edge, a commit, a signer's certificates) is read
+once. So that an answer takes the same time in a log of any size, the statements are the driver's own.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, literal_column, select
+
+from vigil.core import cbor, cose, merkle
+from vigil.evidence.domain import Leaf, decode_leaf, inclusion_path, recorded_leaf
+from vigil.evidence.store import RecordedPlace, StoredEntry
+from vigil.evidence.tables import BODY, CERTIFICATE, ENTRY, GROUP_COMMIT, NODE, STATEMENT
+from vigil.storage.rows import compiled, run
+
+_sql = cache(compiled)
+
+_ENTRY = (
+    select(ENTRY.c.leaf, ENTRY.c.digest, ENTRY.c.organization, ENTRY.c.site, STATEMENT.c.data)
+    .outerjoin(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
+    .where(ENTRY.c.idx == bindparam("idx"))
+)
+_LEAF = select(ENTRY.c.leaf).where(ENTRY.c.idx == bindparam("idx"))
+_DIGESTS = (
+    select(ENTRY.c.digest)
+    .where(ENTRY.c.idx >= bindparam("first"), ENTRY.c.idx < bindparam("end"))
+    .order_by(ENTRY.c.idx)
+)
+_BY_DIGEST = select(ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
+_NODE = select(NODE.c.hash).where(
+    NODE.c.level == bindparam("level"), NODE.c.position == bindparam("position")
+)
+_COMMIT = (
+    select(GROUP_COMMIT.c.first, GROUP_COMMIT.c["items"], GROUP_COMMIT.c.signer, GROUP_COMMIT.c.recorded)
+    .where(GROUP_COMMIT.c.first <= bindparam("idx"))
+    .order_by(GROUP_COMMIT.c.first.desc())
+    .limit(literal_column("1"))
+    .offset(literal_column("0"))
+)
+_CHAIN = select(CERTIFICATE.c.chain).where(CERTIFICATE.c.thumbprint == bindparam("thumbprint"))
+_BODY = select(BODY.c.data).where(BODY.c.digest == bindparam("digest"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry as it is stored, its leaf read."""
+
+    index: int
+    data: bytes
+    leaf: Leaf
+    organization: str
+    site: str
+    statement: bytes  # empty once erased
+
+    def number(self, subject: str) -> int:
+        """Its number among this subject's records; 0 when it is not about it."""
+        return next((link.number for link in self.leaf.subjects if link.subject == subject), 0)
+
+
+class Records:
+    """Reads records and proofs in one transaction. Raises LookupError where the log has holes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._rows: dict[int, Row] = {}
+        self._nodes: dict[tuple[int, int], bytes] = {}
+        self._commits: dict[int, tuple[int, int, bytes, list[bytes]]] = {}
+        self._chains: dict[bytes, tuple[bytes, ...]] = {}
+
+    def row(self, index: int) -> Row:
+        """One entry."""
+        found = self._rows.get(index)
+        if found is None:
+            stored = self._one(_ENTRY, (index,))
+            if stored is None:
+                raise LookupError(f"the log lacks the entry {index}")
+            data, _, organization, site, statement = stored
+            found = Row(index, data, decode_leaf(data), organization, site, statement or b"")
+            self._rows[index] = found
+        return found
+
+    def leaves(self, indexes: Iterable[int]) -> list[bytes]:
+        """The leaves of entries."""
+        return [self.row(index).data for index in indexes]
+
+    def index_of(self, digest: bytes) -> int | None:
+        """Where a statement is recorded."""
+        found = self._one(_BY_DIGEST, (digest,))
+        return None if found is None else int(found[0])
+
+    def bodies(self, leaf: Leaf) -> tuple[bytes, ...]:
+        """The bodies beside a record that are still kept."""
+        found = (self._one(_BODY, (digest,)) for digest in leaf.bodies)
+        return tuple(row[0] for row in found if row is not None)
+
+    def entry(self, index: int) -> StoredEntry:
+        """A whole record, with the log's promise and every certificate."""
+        row = self.row(index)
+        return StoredEntry(
+            index=index,
+            leaf=row.data,
+            digest=row.leaf.digest,
+            statement=row.statement,
+            chain=self._chain(row.leaf.signer),
+            bodies=self.bodies(row.leaf),
+            place=self._place(index),
+            organization=row.organization,
+            site=row.site,
+        )
+
+    def path(self, index: int, size: int) -> tuple[bytes, ...]:
+        """The inclusion path of an entry in the tree of the first ``size``."""
+        return inclusion_path(index, size, self._node)
+
+    def _place(self, index: int) -> RecordedPlace:
+        first, items, recorded, leaves = self._commit(index)
+        if index >= first + items or len(leaves) != items:
+            raise LookupError(f"no whole commit holds the entry {index}")
+        return RecordedPlace(recorded, index, tuple(merkle.inclusion_path(leaves, index - first)))
+
+    def _commit(self, index: int) -> tuple[int, int, bytes, list[bytes]]:
+        for first, items, recorded, leaves in self._commits.values():
+            if first <= index < first + items:
+                return first, items, recorded, leaves
+        row = self._one(_COMMIT, (index,))
+        if row is None:
+            raise LookupError(f"no commit holds the entry {index}")
+        first, items, signer, statement = row
+        digests = run(self._connection, _sql(_DIGESTS, self._connection.dialect), (first, first + items))
+        leaves = [recorded_leaf(place, digest) for place, (digest,) in enumerate(digests, first)]
+        found = first, items, cose.with_chain(statement, self._chain(signer)), leaves
+        self._commits[first] = found
+        return found
+
+    def _node(self, level: int, position: int) -> bytes:
+        key = level, position
+        found = self._nodes.get(key)
+        if found is None:
+            row = self._one(_NODE, key) if level else self._one(_LEAF, (position,))
+            if row is None:
+                raise LookupError(f"the log's tree lacks the subtree {position} of level {level}")
+            found = row[0] if level else merkle.leaf_hash(row[0])
+            self._nodes[key] = found
+        return found
+
+    def _chain(self, thumbprint: bytes) -> tuple[bytes, ...]:
+        if thumbprint not in self._chains:
+            row = self._one(_CHAIN, (thumbprint,))
+            self._chains[thumbprint] = () if row is None else tuple(cbor.decode(row[0]))
+        return self._chains[thumbprint]
+
+    def _one(self, query: Select[Any], values: Sequence[object]) -> Any:
+        return run(self._connection, _sql(query, self._connection.dialect), tuple(values)).fetchone()
