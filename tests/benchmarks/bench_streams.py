@@ -17,7 +17,8 @@ from vigil.core.clock import SystemClock
 from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer
 from vigil.rpc.status import translated
-from vigil.rpc.streams import Exchange, serve_exchange
+from vigil.rpc.stream_server import serve_exchange
+from vigil.rpc.streams import Exchange
 from vigil.rpc.tls import TlsFiles
 
 TITLE = "Calls over pooled streams"

@@ -14,7 +14,7 @@ from vigil.rpc.access import not_in_scope
 from vigil.rpc.caller import caller_of, require_site
 from vigil.rpc.paging import after_of, page_size, token_after
 from vigil.rpc.room import Room
-from vigil.rpc.streams import serve_exchange
+from vigil.rpc.stream_server import serve_exchange
 
 MAX_UNDER_WAY: Final = 1_024
 """Challenges and appraisals at once; a device that is turned away attests again by itself."""

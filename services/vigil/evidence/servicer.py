@@ -16,7 +16,7 @@ from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.evidence.witness_book import Held, WitnessBook
 from vigil.rpc.caller import caller_of, scope_filtered
-from vigil.rpc.streams import serve_exchange
+from vigil.rpc.stream_server import serve_exchange
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

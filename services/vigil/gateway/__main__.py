@@ -137,13 +137,9 @@ class Gateway:
         """The use cases, and the server over them."""
         config, clock = self._config, self._process.clock
         home = Home(config.organization_id, config.site_id)
-        owner = {"organization_id": home.organization_id, "site_id": home.site_id}
-        self.attestation = Attestation(
-            exchange=self.clients.attest,
-            trust=self.trust,
-            revocations=self.revocations.state,
-            clock=clock,
-        )
+        self._wire_records(home)
+        self._wire_link()
+        self._wire_keepers(home)
         facts = Facts(
             directory=self.directory,
             sessions=self.sessions,
@@ -151,25 +147,70 @@ class Gateway:
             key=self.key,
             clock=clock,
         )
-        receipts = Receipts(
+        decisions = Decisions(
+            gateway_id=config.gateway_id, exchange=self.clients.decide, stub=self.clients.decisions
+        )
+        path = CommandPath(
+            facts=facts,
+            quotas=self.quotas,
+            attestation=self.attestation,
+            decisions=decisions,
+            safety=Safety(trust=self.trust, revocations=self.revocations, quotas=self.quotas, clock=clock),
+            receipts=self.receipts,
+            records=self.records,
+            clock=clock,
+        )
+        intents = Intents(
+            facts=facts,
+            quotas=self.quotas,
+            records=self.records,
+            database=self.database,
+            evidence=self.clients.evidence,
+            clock=clock,
+            home=home,
+        )
+        preview = Preview(facts=facts, quotas=self.quotas, decisions=decisions, records=self.records)
+        queries = self._queries(facts, home)
+        self.server = self._server(
+            self._servicers(
+                CommandServicer(path=path, preview=preview, queries=queries),
+                IntentServicer(intents=intents),
+                GatewayDeviceServicer(queries=queries),
+                DeviceLinkServicer(link=self.link),
+            )
+        )
+
+    def _wire_records(self, home: Home) -> None:
+        """What commands and receipts leave behind."""
+        clock = self._process.clock
+        self.receipts = Receipts(
             database=self.database,
             spool=self.spool,
             reports=self.reports,
             directory=self.directory,
             trust=self.trust,
             clock=clock,
-            **owner,
+            organization_id=home.organization_id,
+            site_id=home.site_id,
         )
-        self.records = records = Records(
+        self.records = Records(
             database=self.database,
-            receipts=receipts,
+            receipts=self.receipts,
             spool=self.spool,
             sessions=self.sessions,
             clock=clock,
-            **owner,
+            organization_id=home.organization_id,
+            site_id=home.site_id,
         )
-        decisions = Decisions(
-            gateway_id=config.gateway_id, exchange=self.clients.decide, stub=self.clients.decisions
+
+    def _wire_link(self) -> None:
+        """The devices' streams, and the revocations that reach them."""
+        config, clock = self._config, self._process.clock
+        self.attestation = Attestation(
+            exchange=self.clients.attest,
+            trust=self.trust,
+            revocations=self.revocations.state,
+            clock=clock,
         )
         self.link = DeviceLink(
             gateway_id=config.gateway_id,
@@ -181,7 +222,7 @@ class Gateway:
                 directory=self.directory,
                 stub=self.clients.artifacts,
             ),
-            receipts=receipts,
+            receipts=self.receipts,
             reports=self.reports,
             revocations=self.revocations,
             challenges=self.challenges,
@@ -202,59 +243,54 @@ class Gateway:
             on_enforced=self.link.enforced,
         )
         self.link.acknowledge_through(self.follower)
-        queries = Queries(
-            facts=facts,
-            quotas=self.quotas,
-            attestation=self.attestation,
-            receipts=receipts,
-            records=records,
-            database=self.database,
-            key=self.key,
-            clock=clock,
-            home=home,
-            gateway_id=config.gateway_id,
-            replica_ages=lambda: {name: replica.age() for name, replica in self.replicas.items()},
-            spooled=self._spooled,
-        )
-        path = CommandPath(
-            facts=facts,
-            quotas=self.quotas,
-            attestation=self.attestation,
-            decisions=decisions,
-            safety=Safety(trust=self.trust, revocations=self.revocations, quotas=self.quotas, clock=clock),
-            receipts=receipts,
-            records=records,
-            clock=clock,
-        )
-        intents = Intents(
-            facts=facts,
-            quotas=self.quotas,
-            records=records,
-            database=self.database,
-            evidence=self.clients.evidence,
-            clock=clock,
-            home=home,
-        )
+
+    def _wire_keepers(self, home: Home) -> None:
+        """What runs beside the calls: counts of refusals, the gateway's own certificate."""
+        clock = self._process.clock
         self.refusals = RefusalCounts(
             quotas=self.quotas,
             key=self.key,
             database=self.database,
             spool=self.spool,
             clock=clock,
-            **owner,
+            organization_id=home.organization_id,
+            site_id=home.site_id,
         )
-        preview = Preview(facts=facts, quotas=self.quotas, decisions=decisions, records=records)
-        self.server = GrpcServer(
+        self.renewal = Renewal(
+            gateway_id=self._config.gateway_id,
+            stub=self.clients.certificates,
+            tls=self._config.tls,
+            key=self.key,
+            trust=self.trust,
+            on_renewed=self.clients.channels.refresh,
+            clock=clock,
+            entropy=self._entropy,
+        )
+
+    def _queries(self, facts: Facts, home: Home) -> Queries:
+        return Queries(
+            facts=facts,
+            quotas=self.quotas,
+            attestation=self.attestation,
+            receipts=self.receipts,
+            records=self.records,
+            database=self.database,
+            key=self.key,
+            clock=self._process.clock,
+            home=home,
+            gateway_id=self._config.gateway_id,
+            replica_ages=lambda: {name: replica.age() for name, replica in self.replicas.items()},
+            spooled=self._spooled,
+        )
+
+    def _server(self, servicers: list[Servicer]) -> GrpcServer:
+        config, clock = self._config, self._process.clock
+        return GrpcServer(
             role="gateway",
             tls=config.tls,
             clock=clock,
             listen=config.listen,
-            servicers=self._servicers(
-                CommandServicer(path=path, preview=preview, queries=queries),
-                IntentServicer(intents=intents),
-                GatewayDeviceServicer(queries=queries),
-                DeviceLinkServicer(link=self.link),
-            ),
+            servicers=servicers,
             revocation_check=lambda caller: self.revocations.state.identity_refusal(caller, at=clock.now()),
             grace_methods=GRACE_METHODS,
             precedence=PRECEDENCE,
@@ -262,16 +298,6 @@ class Gateway:
             metrics=self._process.metrics,
             entropy=self._entropy,
             network=self._process.network,
-        )
-        self.renewal = Renewal(
-            gateway_id=config.gateway_id,
-            stub=self.clients.certificates,
-            tls=config.tls,
-            key=self.key,
-            trust=self.trust,
-            on_renewed=self.clients.channels.refresh,
-            clock=clock,
-            entropy=self._entropy,
         )
 
     async def start(self) -> int:

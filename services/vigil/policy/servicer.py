@@ -15,7 +15,7 @@ from vigil.policy.case import read_item
 from vigil.policy.service import Decisions, Outcome
 from vigil.rpc import status
 from vigil.rpc.caller import caller_of
-from vigil.rpc.streams import serve_exchange
+from vigil.rpc.stream_server import serve_exchange
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -17,7 +17,7 @@ from vigil.core.statements.envelope import read
 from vigil.errors import Reason, Refused, refused
 from vigil.gateway import command_store
 from vigil.rpc import status
-from vigil.rpc.streams import serve_exchange
+from vigil.rpc.stream_server import serve_exchange
 
 GIVEN_UP = 1.5
 """Seconds a caller waits in tests where the device stays silent."""

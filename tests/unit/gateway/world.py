@@ -39,7 +39,7 @@ from vigil.rpc import status
 from vigil.rpc.channel import Channels
 from vigil.rpc.server import GrpcServer
 from vigil.rpc.service_main import Process
-from vigil.rpc.streams import serve_exchange
+from vigil.rpc.stream_server import serve_exchange
 from vigil.storage import open_database
 
 GATEWAY, MODEL, MAKER = "gateway-1", "aria-3000", "maker"

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from vigil.api.access.v1 import access_pb2
 from vigil.errors import Reason, Refusal, Refused, refused
 from vigil.rpc.caller import caller_of, require_organization, require_site
-from vigil.rpc.streams import serve_exchange
+from vigil.rpc.stream_server import serve_exchange
 
 PACKAGE = "vigil.probe.v1"
 SERVICE = f"{PACKAGE}.ProbeService"

@@ -15,7 +15,8 @@ from tests.unit.rpc.test_rotation import replace
 from vigil.core.certificates import Kind
 from vigil.errors import Reason, Refused
 from vigil.rpc import deadline
-from vigil.rpc.streams import Exchange, serve_exchange
+from vigil.rpc.stream_server import serve_exchange
+from vigil.rpc.streams import Exchange
 
 
 def exchange_of(world: World, caller: Caller, **values: Any) -> Exchange[Any, Any]:
