@@ -67,7 +67,7 @@ async def run(appends: int, progress: Callable[[str, float], None]) -> Found:
             await process.stop()
         found.seconds = time.monotonic() - began
         progress("reading the log", 0.98)
-        _judge(process.data / "evidence.db", found)
+        judge(process.data / "evidence.db", found)
     progress("appended", 1.0)
     return found
 
@@ -125,7 +125,7 @@ async def _kill_again_and_again(process: EvidenceProcess, found: Found) -> None:
         found.recoveries.append(time.monotonic() - began)
 
 
-def _judge(path: Path, found: Found) -> None:
+def judge(path: Path, found: Found) -> None:
     """Read the log's own files, with the service gone."""
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
         rows = connection.execute("SELECT digest, idx FROM entry ORDER BY idx").fetchall()

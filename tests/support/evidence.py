@@ -28,14 +28,16 @@ class EvidenceProcess:
         peers: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
         tiles: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``tiles``: serve the log's tiles too, over ``http`` or ``https``."""
+        """``tiles``: serve the log's tiles too, over ``http`` or ``https``; ``environment``: beside our own."""
         self.pki = pki
         self.folder = folder
         self.port = 0
         self.stderr = folder / "evidence.log"
         self.tiles_port = 0
         self._tiles = tiles
+        self._environment = dict(environment or {})
         self._peers = dict(peers or {})
         self.settings = dict(settings or {})
         self._credential = pki.service("evidence")
@@ -72,6 +74,7 @@ class EvidenceProcess:
                 str(writing),
                 pass_fds=(writing,),
                 stderr=stderr,
+                env={**os.environ, **self._environment},
             )
         os.close(writing)
         loop = asyncio.get_running_loop()
