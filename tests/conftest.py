@@ -1,11 +1,16 @@
 """The installations that several tests share. Nothing is started before a test asks for it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
+
+from tests.support import postgres as support
+from tests.support.databases import KINDS, Place, places
+from tests.support.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from tests.support.stack import Stack
@@ -37,6 +42,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _installation(item: pytest.Item) -> str:
     return next((name for name in INSTALLATIONS if name in getattr(item, "fixturenames", ())), "")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that nobody harms; each test makes a database of its own in it."""
+    if support.missing():
+        pytest.skip(support.missing())
+    with PostgresServer.running() as server:
+        yield server
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a test's database lies: the test runs once for each kind."""
+    return places(request.param, lambda: request.getfixturevalue("postgres"))(tmp_path / "a.db")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

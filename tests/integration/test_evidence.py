@@ -12,6 +12,7 @@ import grpc
 import pytest
 from sqlalchemy import Connection, MetaData
 
+from tests.support.databases import KINDS
 from tests.support.evidence import EvidenceProcess, HoldWriter
 from tests.support.pki import ORGANIZATION, SITE, Credential, TestPki
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
@@ -48,10 +49,10 @@ DEVICE = "dev-aaaaaaaaaaaaaaaa"
 class World:
     """The service, and clients of it with their own certificates."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, database_url: str = "") -> None:
         self.pki = TestPki(folder)
         self.folder = folder
-        self.process = EvidenceProcess(self.pki, folder)
+        self.process = EvidenceProcess(self.pki, folder, settings={"database_url": database_url})
         self.writer = HoldWriter(self.pki.person("p-safety", "safety"))
         self._closing: list[Callable[[], Awaitable[None]]] = []
 
@@ -77,8 +78,15 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
+def kind() -> str:
+    """Of the log's database; what reaches down to it is tried over both."""
+    return "sqlite"
+
+
+@pytest.fixture
+async def world(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    url = request.getfixturevalue("postgres").create() if kind == "postgresql" else ""
+    world = World(tmp_path, database_url=url)
     await world.process.start()
     yield world
     await world.close()
@@ -122,6 +130,7 @@ async def history(reader: Any, subject: str, **values: Any) -> list[evidence_pb2
 
 
 @pytest.mark.holds("insider-evidence")
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_record_is_proved_from_end_to_end(world: World) -> None:
     appender = world.appender()
     hold = world.writer.hold()
@@ -211,6 +220,27 @@ async def test_large_bodies_travel_and_come_back(world: World) -> None:
     assert kept == {hold.digest: beside for hold, beside in zip(holds, bodies, strict=True)}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_writers_each_in_their_order_and_each_statement_once(world: World) -> None:
+    """Sixteen services with one stream each, everything in flight at once, every third statement sent again."""
+    appenders = [world.appender(world.pki.service("policy"), streams=1) for _ in range(16)]
+    sent = [[world.writer.hold() for _ in range(40)] for _ in appenders]
+    answers = await asyncio.gather(
+        *(
+            asyncio.gather(*(appender.append(hold.data, **OWNER) for hold in (*holds, *holds[::3])))
+            for appender, holds in zip(appenders, sent, strict=True)
+        )
+    )
+    indices = []
+    for holds, items in zip(sent, answers, strict=True):
+        once, again = items[: len(holds)], items[len(holds) :]
+        # In the order in which the stream carried them, and sent again they are where they were.
+        assert [item.index for item in once] == sorted(item.index for item in once)
+        assert again == once[::3]
+        indices += [item.index for item in once]
+    assert sorted(indices) == list(range(16 * 40))
+
+
 async def test_people_read_what_is_theirs(world: World) -> None:
     appender = world.appender()
     await appender.append(world.writer.hold().data, **OWNER)
@@ -283,6 +313,7 @@ class Crowd:
 
 @pytest.mark.slow
 @pytest.mark.holds("killed-between-steps")
+@pytest.mark.parametrize("kind", KINDS)
 async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) -> None:
     chance = random.Random(20_260_917)
     reader = world.reader("auditor", organization="operator", sites=("*",))

@@ -133,6 +133,7 @@ class TestPki:
         }
         self._issued = 0
         self._signers: dict[str, Credential] = {}
+        self._others: dict[str, TestPki] = {}
 
     @property
     def trust(self) -> Path:
@@ -260,8 +261,10 @@ class TestPki:
         return Manufacturer(organization, directory, root, self._from_folder)
 
     def other_domain(self, trust_domain: str = "other.test") -> "TestPki":
-        """A foreign trust domain."""
-        return TestPki(self.tmp_path, trust_domain=trust_domain, clock=self.clock)
+        """A foreign trust domain, the same one each time."""
+        if trust_domain not in self._others:
+            self._others[trust_domain] = TestPki(self.tmp_path, trust_domain=trust_domain, clock=self.clock)
+        return self._others[trust_domain]
 
     def _from_folder(self, folder: Path, name: str) -> Credential:
         certificate, key_path = folder / f"{name}.pem", folder / f"{name}.key"

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from vigil.errors import Refused
 from vigil.rpc.service_main import BaseServiceConfig
+from vigil.storage import database_url
 
 
 class EvidenceConfig(BaseServiceConfig):
@@ -12,6 +14,11 @@ class EvidenceConfig(BaseServiceConfig):
 
     signer_certificate: Path = Field(description="PEM: the certificate of the signer of `recorded`.")
     signer_key: Path = Field(description="PEM: the key of that certificate.")
+    database_url: str = Field(
+        default="",
+        description="postgresql://…: where the log lies instead of a SQLite file in `data_dir`. A password belongs"
+        " into libpq's `passfile` or `service` file.",
+    )
     witness_policy: Path | None = Field(
         default=None,
         description="A C2SP tlog-policy: the witnesses that checkpoints are sent to, and how many are enough.",
@@ -26,10 +33,20 @@ class EvidenceConfig(BaseServiceConfig):
         default=False, description="Serve the tiles over HTTPS with the service's certificate."
     )
 
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        if value:
+            try:
+                database_url(value)
+            except Refused as refusal:
+                raise ValueError(refusal.refusals[0].sentence) from None
+        return value
+
     @property
-    def database(self) -> Path:
+    def database(self) -> Path | str:
         """Where the log lies."""
-        return self.data_dir / "evidence.db"
+        return self.database_url or self.data_dir / "evidence.db"
 
     @property
     def log_key(self) -> Path:

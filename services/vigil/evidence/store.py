@@ -219,7 +219,7 @@ def load_heads(connection: Connection, subjects: Iterable[str]) -> dict[str, Sub
 @cache
 def _head_sql(dialect: Dialect) -> str:
     """The look-up of a head, compiled once: a fleet's first records ask for every one of it."""
-    return compiled(_HEAD, dialect)
+    return f"{compiled(_HEAD, dialect)} LIMIT 1"
 
 
 def find_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:

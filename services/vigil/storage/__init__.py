@@ -1,6 +1,7 @@
 """Databases: one durable writer with group commit, readers beside it, migrations on opening."""
 
 from vigil.storage.database import Database, Disk, Reader, View, open_database
+from vigil.storage.engine import database_url
 from vigil.storage.reserve import RESERVE
 from vigil.storage.rows import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.schema import assert_migrations_match
@@ -18,6 +19,7 @@ __all__ = [
     "after_commit",
     "assert_migrations_match",
     "at_commit",
+    "database_url",
     "delete_keys",
     "insert_rows",
     "news",

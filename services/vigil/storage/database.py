@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import Connection, Engine, MetaData, inspect
 
 from vigil.storage.engine import BUSY_TIMEOUT_S, Engines, create_engines, database_url
 from vigil.storage.failures import DATABASE_ERRORS, is_storage_failure, room_is_kept, storage_unavailable
@@ -65,10 +65,11 @@ class Reader:
     def __init__(self, engine: Engine, *, threads: int) -> None:
         self._engine = engine
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="vigil-reader")
+        self._views: set[View] = set()
         # One connection stays open: when the last one closes, SQLite removes the log, and a full disk would not
         # let the next reader make it again.
         with engine.begin() as connection:
-            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").fetchall()
+            inspect(connection).get_table_names()
 
     async def read(self, run: Callable[[Connection], T]) -> T:
         """Run in a read transaction; raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE)."""
@@ -88,18 +89,25 @@ class Reader:
     async def view(self) -> AsyncIterator[View]:
         """One read transaction for several steps; while it lasts, SQLite cannot shorten its log: be brief."""
         view = View(engine=self._engine, pool=self._pool)
+        self._views.add(view)
         try:
             yield view
         finally:
             # Not awaited: a cancelled step may still be running in its thread, and closing waits for it.
             try:
-                self._pool.submit(view.close)
+                self._pool.submit(self._end, view)
             except RuntimeError:
-                view.close()
+                self._end(view)
+
+    def _end(self, view: View) -> None:
+        view.close()
+        self._views.discard(view)
 
     def close(self) -> None:
         """Wait for running reads; those that wait in the queue are cancelled."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for view in list(self._views):
+            self._end(view)
 
 
 class Database:
@@ -164,7 +172,7 @@ def open_database(
     url = database_url(path_or_url)
     engines = create_engines(url, readers=readers, busy_timeout=busy_timeout)
     try:
-        prepare_schema(engines.schema, metadata=metadata, folder=migrations_folder(migrations))
+        prepare_schema(engines, metadata=metadata, folder=migrations_folder(migrations))
     except DATABASE_ERRORS as error:
         engines.dispose()
         if is_storage_failure(error):
@@ -173,6 +181,5 @@ def open_database(
     except BaseException:
         engines.dispose()
         raise
-    size = metadata.info.get(RESERVE, 0)
-    reserve = Reserve(Path(f"{url.database}-reserve"), size=size) if size else None
+    reserve = engines.kind.reserve(url, metadata.info.get(RESERVE, 0))
     return Database(engines, readers=readers, reserve=reserve)

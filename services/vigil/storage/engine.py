@@ -1,35 +1,64 @@
-"""The one place where database engines are made. SQLite: WAL, synchronous=FULL, transactions begun by us."""
+"""The one place where database engines are made: which kind of database a URL names, and the ways into it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Final, Protocol
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
 
 from vigil.errors import Reason, refused
-from vigil.storage.rows import run
+from vigil.storage import postgres, sqlite
+from vigil.storage.reserve import Reserve
 
 BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for another process's lock before it counts as unavailable."""
 KEPT_VIEWS = 16
-"""Connections kept open for views besides the reading threads' own: opening one costs a millisecond."""
+"""Connections kept open for views besides the reading threads' own: opening one costs a millisecond or more."""
 
-CACHED_STATEMENTS = 512
-"""Prepared statements kept by a connection: those of a group commit differ by their number of rows."""
+
+class Kind(Protocol):
+    """What differs between kinds of databases; a module each."""
+
+    def names_one(self, url: URL) -> bool:
+        """Whether the URL names a database that stays."""
+        ...
+
+    def create_engines(
+        self, url: URL, *, pool_size: int, busy_timeout: float
+    ) -> tuple[Engine, Engine, Engine]:
+        """Make the engines of writer, readers and schema."""
+        ...
+
+    def reserve(self, url: URL, size: int) -> Reserve | None:
+        """Room for vital writes, where this side can keep any."""
+        ...
+
+    def check_foreign_keys(self, connection: Connection) -> None:
+        """After a migration. Raises RuntimeError."""
+        ...
+
+    def describe(self, connection: Connection) -> dict[str, object]:
+        """What SQLAlchemy's inspector does not tell of a schema, by name."""
+        ...
+
+
+_KINDS: Final = MappingProxyType[str, Kind]({"sqlite": sqlite, "postgresql": postgres})
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
     """The three ways into one database."""
 
+    kind: Kind
+    url: URL
     writer: Engine
-    """Begins IMMEDIATE: a transaction that started can finish."""
+    """A transaction that started can finish."""
     reader: Engine
-    """Read-only connections, one transaction each."""
+    """Read-only connections, one transaction each, which sees one moment."""
     schema: Engine
-    """Like the writer, but foreign keys are checked at the end: a rebuilt table is dropped in between."""
+    """For making and changing tables, by one process at a time."""
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -39,60 +68,27 @@ class Engines:
 
 def database_url(path_or_url: Path | str) -> URL:
     """Read a file path or an SQLAlchemy URL; refuses what this version cannot open (FIELD_INVALID)."""
+    url = None
     if isinstance(path_or_url, str) and "://" in path_or_url:
-        url = make_url(path_or_url)
+        try:
+            url = make_url(path_or_url)
+        except (ArgumentError, ValueError):
+            url = None  # the error would repeat it, password and all
     else:
         url = URL.create("sqlite", database=str(path_or_url))
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+    kind = None if url is None else _KINDS.get(url.get_backend_name())
+    if url is None or kind is None or not kind.names_one(url):
         raise refused(
             Reason.FIELD_INVALID,
-            "The database must be a file path or a sqlite:/// URL that names a file.",
+            "The database must be a file path, a sqlite:/// URL that names a file, or a postgresql:// URL that names"
+            " a database.",
             field="database",
         )
     return url
 
 
 def create_engines(url: URL, *, readers: int, busy_timeout: float = BUSY_TIMEOUT_S) -> Engines:
-    """Make the engines of one database; a missing file (0600) and its folder (0700) are created."""
-    _create_file(Path(str(url.database)))
-    arguments: dict[str, Any] = {"timeout": busy_timeout, "check_same_thread": False}
-    arguments["cached_statements"] = CACHED_STATEMENTS
-    writer = create_engine(url, poolclass=NullPool, connect_args=arguments)
-    reader = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=readers + KEPT_VIEWS,
-        max_overflow=-1,
-        pool_use_lifo=True,
-        connect_args=arguments,
-    )
-    schema = create_engine(url, poolclass=NullPool, connect_args=arguments)
-    _prepare_connections(writer, begin="BEGIN IMMEDIATE", pragmas=("foreign_keys=ON",))
-    _prepare_connections(reader, begin="BEGIN", pragmas=("query_only=ON",))
-    _prepare_connections(schema, begin="BEGIN IMMEDIATE", pragmas=("foreign_keys=OFF",))
-    return Engines(writer=writer, reader=reader, schema=schema)
-
-
-def _create_file(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        # Only a new file is opened here: closing a descriptor of an open database would drop SQLite's locks.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        return
-
-
-def _prepare_connections(engine: Engine, *, begin: str, pragmas: tuple[str, ...]) -> None:
-    """Turn off the driver's own transactions, so that DDL and SAVEPOINT behave, and begin ours."""
-
-    def on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        # synchronous=FULL: in WAL mode each commit is flushed to the disk before it is acknowledged.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", *pragmas):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-
-    def on_begin(connection: Connection) -> None:
-        run(connection, begin)
-
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
+    """Make the engines of one database."""
+    kind = _KINDS[url.get_backend_name()]
+    engines = kind.create_engines(url, pool_size=readers + KEPT_VIEWS, busy_timeout=busy_timeout)
+    return Engines(kind, url, *engines)

@@ -5,53 +5,34 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from vigil.errors import Reason, Refused, refused
+from vigil.storage import postgres, sqlite
 
 DATABASE_ERRORS = (DBAPIError, sqlite3.Error)
-"""What a statement raises: through SQLAlchemy, and on the driver's own cursor."""
-
-_STORAGE_CODES = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
-"""Primary result codes (https://sqlite.org/rescode.html) that say nothing about the statement itself."""
+"""What a statement raises; SQLite's own is that of a connection being prepared."""
 
 
 def is_storage_failure(error: BaseException) -> bool:
-    """Tell whether the disk, the file or another process's lock is to blame, rather than the statement."""
-    if isinstance(error, sqlite3.Error):
-        return _is_storage_code(error)
+    """Tell whether the disk, the server, the file or another's lock is to blame, rather than the statement."""
+    original = getattr(error, "orig", None) or error
+    for blames in (sqlite.blames_storage, postgres.blames_storage):
+        verdict = blames(original)
+        if verdict is not None:
+            return verdict or bool(getattr(error, "connection_invalidated", False))
     if not isinstance(error, DBAPIError):
         return False
-    if error.connection_invalidated:
-        return True
-    if isinstance(error.orig, sqlite3.Error):
-        return _is_storage_code(error.orig)
-    return isinstance(error, OperationalError | InterfaceError)
-
-
-def _is_storage_code(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _STORAGE_CODES
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 def storage_unavailable(error: BaseException | None = None) -> Refused:
     """Make STORAGE_UNAVAILABLE. The write may or may not have been kept: ask again with the same id."""
+    if isinstance(error, Refused):
+        # It has a sentence of its own.
+        return Refused(error.refusals)
     original = getattr(error, "orig", error)
     return refused(
         Reason.STORAGE_UNAVAILABLE,
         "The service cannot write to or read from its database at the moment.",
-        lifted_by="Free disk space or a healthy disk; then the same request again.",
+        lifted_by="Free disk space, a healthy disk, a database server that answers; then the same request again.",
         who="the operator of the service",
         cause=getattr(original, "sqlite_errorname", type(original).__name__),
     )

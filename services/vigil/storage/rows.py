@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, delete, insert
+from sqlalchemy.exc import DBAPIError
 
 ROWS_A_STATEMENT: Final = 128
 """Rows in one statement; SQLite takes 32,766 parameters (https://sqlite.org/limits.html)."""
@@ -31,11 +32,26 @@ class Taken(Enum):
 def run(connection: Connection, sql: str, values: Row = ()) -> Any:
     """Run a statement on the driver's own cursor (PEP 249), which it answers: a tenth of SQLAlchemy's way there.
 
-    For statements that every commit needs. Raises the driver's own errors, which this package knows as well.
+    For statements that every commit needs. Raises what SQLAlchemy raises.
     """
     cursor = driver(connection).cursor()
-    cursor.execute(sql, values)
+    errors = _errors(connection.dialect)
+    try:
+        cursor.execute(sql, values)
+    except errors as error:
+        raise _translated(error, sql, errors, connection.dialect) from error
     return cursor
+
+
+def _errors(dialect: Dialect) -> type[Exception]:
+    """The root of the driver's errors (PEP 249)."""
+    errors: type[Exception] = dialect.loaded_dbapi.Error
+    return errors
+
+
+def _translated(error: Exception, sql: str, errors: type[Exception], dialect: Dialect) -> BaseException:
+    """A driver's error as SQLAlchemy tells it: without the values, which may be anybody's."""
+    return DBAPIError.instance(sql, None, error, errors, hide_parameters=True, dialect=dialect)
 
 
 def driver(connection: Connection) -> Any:
@@ -60,7 +76,12 @@ def add_missing_rows(connection: Connection, table: Table, rows: Sequence[Row]) 
 
 def delete_keys(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
     """Delete the rows with these primary keys."""
-    driver(connection).cursor().executemany(_delete_sql(table, connection.dialect), keys)
+    sql = _delete_sql(table, connection.dialect)
+    errors = _errors(connection.dialect)
+    try:
+        driver(connection).cursor().executemany(sql, keys)
+    except errors as error:
+        raise _translated(error, sql, errors, connection.dialect) from error
 
 
 def _names(table: Table) -> tuple[str, ...]:
@@ -82,7 +103,7 @@ def _write(
 @cache
 def _insert_sql(table: Table, names: tuple[str, ...], taken: Taken, dialect: Dialect) -> tuple[str, str, str]:
     """``INSERT INTO … VALUES``, one row's placeholders, and what is to be done where the key is taken."""
-    one = insert(table).values({name: bindparam(name) for name in names})
+    one = insert(table).values({name: bindparam(name) for name in names}).inline()
     head, values, group = compiled(one, dialect).rpartition("VALUES ")
     if taken is Taken.FAIL:
         return head + values, group, ""

@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import (
     Column,
     Connection,
-    Engine,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -73,10 +72,10 @@ def read_history(folder: Path) -> History:
     return History(revisions=frozenset(parents), head=heads.pop())
 
 
-def prepare_schema(engine: Engine, *, metadata: MetaData, folder: Path) -> None:
+def prepare_schema(engines: Engines, *, metadata: MetaData, folder: Path) -> None:
     """Create or migrate the tables in one transaction; see ``open_database``."""
     history = read_history(folder)
-    with engine.begin() as connection:
+    with engines.schema.begin() as connection:
         tables = set(inspect(connection).get_table_names())
         stored = None
         if _VERSION.name in tables:
@@ -90,15 +89,15 @@ def prepare_schema(engine: Engine, *, metadata: MetaData, folder: Path) -> None:
         elif tables - {_VERSION.name}:
             raise refused(
                 Reason.STORAGE_UNAVAILABLE,
-                "The database file holds tables that Vigil did not make.",
-                lifted_by="Name another file, or restore the right one.",
+                "The database holds tables that Vigil did not make.",
+                lifted_by="Name another database, or restore the right one.",
                 who="the operator of the service",
             )
         else:
             metadata.create_all(connection)
             _VERSION.create(connection, checkfirst=True)
             connection.execute(_VERSION.insert().values(version_num=history.head))
-        _check_foreign_keys(connection)
+        engines.kind.check_foreign_keys(connection)
 
 
 def migrate(connection: Connection, *, metadata: MetaData, folder: Path) -> None:
@@ -125,17 +124,22 @@ def alembic_config(connection: Connection, *, metadata: MetaData, folder: Path) 
     return config
 
 
-def assert_migrations_match(metadata: MetaData, migrations: Path | str) -> None:
-    """Raise AssertionError unless migrating from nothing gives what the metadata gives."""
+def assert_migrations_match(
+    metadata: MetaData, migrations: Path | str, *, databases: tuple[str, str] | None = None
+) -> None:
+    """Raise AssertionError unless migrating from nothing gives what the metadata gives.
+
+    ``databases``: two empty ones to try it in, instead of two SQLite files.
+    """
     folder = migrations_folder(migrations)
     with tempfile.TemporaryDirectory() as scratch:
-        created = _engines(Path(scratch) / "created.db")
-        migrated = _engines(Path(scratch) / "migrated.db")
+        one, other = databases or (Path(scratch) / "created.db", Path(scratch) / "migrated.db")
+        created, migrated = _engines(one), _engines(other)
         try:
-            prepare_schema(created.schema, metadata=metadata, folder=folder)
+            prepare_schema(created, metadata=metadata, folder=folder)
             with migrated.schema.begin() as connection:
                 migrate(connection, metadata=metadata, folder=folder)
-            expected, found = _describe(created.schema), _describe(migrated.schema)
+            expected, found = _describe(created), _describe(migrated)
         finally:
             created.dispose()
             migrated.dispose()
@@ -148,14 +152,14 @@ def assert_migrations_match(metadata: MetaData, migrations: Path | str) -> None:
         raise AssertionError("the migrations do not lead to the metadata:\n" + "\n".join(wrong))
 
 
-def _engines(path: Path) -> Engines:
-    return create_engines(database_url(path), readers=1)
+def _engines(path_or_url: Path | str) -> Engines:
+    return create_engines(database_url(path_or_url), readers=1)
 
 
-def _describe(engine: Engine) -> Mapping[str, object]:
+def _describe(engines: Engines) -> Mapping[str, object]:
     """Everything about the schema that matters, by name; the order of columns does not."""
     found: dict[str, object] = {}
-    with engine.connect() as connection:
+    with engines.schema.connect() as connection:
         inspector = inspect(connection)
         for table in inspector.get_table_names():
             for column in inspector.get_columns(table):
@@ -172,14 +176,7 @@ def _describe(engine: Engine) -> Mapping[str, object]:
             found[f"{table} foreign keys"] = _sorted(
                 {**key, "name": None} for key in inspector.get_foreign_keys(table)
             )
-        written = connection.exec_driver_sql(
-            "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
-        )
-        for kind, name, sql in written:
-            if kind == "table":
-                found[f"{name} options"] = " ".join(sql.rpartition(")")[2].upper().split())
-            elif kind in ("trigger", "view"):
-                found[f"{kind} {name}"] = " ".join(sql.split())
+        found |= engines.kind.describe(connection)
     return found
 
 
@@ -199,12 +196,6 @@ def _literals(path: Path) -> dict[str, Any]:
             case _:
                 continue
     return found
-
-
-def _check_foreign_keys(connection: Connection) -> None:
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-    if broken:
-        raise RuntimeError(f"{len(broken)} rows lost what they refer to; nothing was changed")
 
 
 def _newer(stored: str, head: str) -> Refused:

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 
+from tests.support.databases import Place, places
 from tests.support.pki import ORGANIZATION, SITE, Credential, TestPki
 from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.clock import ManualClock
@@ -72,6 +73,7 @@ class World:
     pki: TestPki
     clock: ManualClock
     folder: Path
+    place: Place
     key: LogKey
     verifier: ChainVerifier
     opened: list[Log] = field(default_factory=list)
@@ -85,7 +87,7 @@ class World:
         confirmed: int | None = None,
     ) -> Log:
         database = open_database(
-            self.folder / "evidence.db",
+            self.place.at,
             metadata=METADATA,
             migrations="vigil.evidence.migrations",
             busy_timeout=busy_timeout,
@@ -148,8 +150,19 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> TestPki:
 
 
 @pytest.fixture
-async def world(pki: TestPki, tmp_path: Path) -> AsyncIterator[World]:
-    world = World(pki, ManualClock(), tmp_path, new_key(), ChainVerifier(pki.bundle))
+def kind() -> str:
+    """Of the database; a module whose tests run over both kinds says so with a fixture of its own."""
+    return "sqlite"
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return places(kind, lambda: request.getfixturevalue("postgres"))(tmp_path / "evidence.db")
+
+
+@pytest.fixture
+async def world(pki: TestPki, tmp_path: Path, place: Place) -> AsyncIterator[World]:
+    world = World(pki, ManualClock(), tmp_path, place, new_key(), ChainVerifier(pki.bundle))
     yield world
     for log in world.opened:
         await log.close()

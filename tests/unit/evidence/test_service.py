@@ -1,7 +1,6 @@
 """Checkpoints go forward, proofs verify, and people see what is theirs."""
 
 import asyncio
-import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, select
 
+from tests.support.databases import KINDS
 from tests.support.pki import ORGANIZATION, SITE
 from tests.unit.evidence.conftest import DEVICE, Log, World, submission
 from vigil.core import merkle
@@ -27,6 +27,11 @@ from vigil.evidence.service import LogKey
 from vigil.evidence.tables import ENTRY
 
 SUBJECT = f"device/{DEVICE}"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 async def filled(world: World, log: Log, size: int) -> list[bytes]:
@@ -75,11 +80,8 @@ async def test_a_checkpoint_says_what_the_log_holds(world: World, log: Log) -> N
 async def test_checkpoints_are_durable_before_they_are_answered(world: World) -> None:
     log = world.open(busy_timeout=0.05)
     await log.sequencer.append(submission(world.writer().hold()))
-    blocker = sqlite3.connect(world.folder / "evidence.db", isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
-    assert await reason_of(log.reader.checkpoint()) is Reason.STORAGE_UNAVAILABLE
-    blocker.execute("ROLLBACK")
-    blocker.close()
+    with world.place.locked("checkpoint"):
+        assert await reason_of(log.reader.checkpoint()) is Reason.STORAGE_UNAVAILABLE
     checkpoint = await log.reader.checkpoint()
     assert await log.database.read(store.load_checkpoint) == checkpoint
 
@@ -89,9 +91,7 @@ async def test_a_log_that_lost_entries_signs_nothing(world: World, log: Log) -> 
     """Restored from an old copy while running: what is stored is shorter than what was signed."""
     await filled(world, log, 3)
     await log.checkpointer.sign()
-    connection = sqlite3.connect(world.folder / "evidence.db")
-    connection.executescript("DELETE FROM entry WHERE idx = 2; DELETE FROM group_commit WHERE first = 2")
-    connection.close()
+    world.place.execute("DELETE FROM entry WHERE idx = 2; DELETE FROM group_commit WHERE first = 2")
     log.sequencer._state = None
     assert await reason_of(log.checkpointer.sign()) is Reason.STATE_CONFLICT
 
@@ -301,9 +301,7 @@ async def test_a_page_of_large_records_stays_below_the_bound_of_a_message(world:
 
 async def test_an_erased_statement_leaves_the_log_whole(world: World, log: Log) -> None:
     await filled(world, log, 3)
-    connection = sqlite3.connect(world.folder / "evidence.db")
-    connection.executescript("DELETE FROM statement WHERE idx = 1")
-    connection.close()
+    world.place.execute("DELETE FROM statement WHERE idx = 1")
     entry = await log.reader.entry_at(world.reader("technician"), 1)
     assert entry.statement == b""
     proof = await log.reader.inclusion(1, 0)

@@ -1,12 +1,12 @@
 """Many rows in one statement: inserted, put in the place of others, left alone, deleted."""
 
-import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, String, Table, select
+from sqlalchemy.exc import IntegrityError
 
+from tests.support.databases import Place
 from vigil.storage import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.engine import create_engines, database_url
 from vigil.storage.rows import ROWS_A_STATEMENT
@@ -28,8 +28,8 @@ QUEUE = Table(
 
 
 @pytest.fixture
-def connection(tmp_path: Path) -> Iterator[Connection]:
-    engines = create_engines(database_url(tmp_path / "rows.db"), readers=1)
+def connection(place: Place) -> Iterator[Connection]:
+    engines = create_engines(database_url(place.at), readers=1)
     with engines.writer.begin() as connection:
         METADATA.create_all(connection)
         yield connection
@@ -50,7 +50,7 @@ def test_what_is_there_is_left_alone(connection: Connection) -> None:
     insert_rows(connection, PAIR, [("a", "1", b"old")])
     add_missing_rows(connection, PAIR, [("a", "1", b"new"), ("a", "2", b"more")])
     assert pairs(connection) == {("a", "1"): b"old", ("a", "2"): b"more"}
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(IntegrityError), connection.begin_nested():
         insert_rows(connection, PAIR, [("a", "1", b"new")])
 
 
@@ -72,3 +72,12 @@ def test_the_table_numbers_rows_in_their_order_however_many(connection: Connecti
 def test_a_row_of_another_width_is_a_mistake(connection: Connection) -> None:
     with pytest.raises(ValueError, match="has 3 values"):
         insert_rows(connection, PAIR, [("a", "1")])
+
+
+def test_bytes_come_back_as_they_went(connection: Connection) -> None:
+    """Every byte, none at all, and a megabyte; as bytes, not as a view of the driver's memory."""
+    values = [bytes(range(256)), b"", b"\x00", bytes(1 << 20)]
+    insert_rows(connection, PAIR, [("b", str(number), value) for number, value in enumerate(values)])
+    found = pairs(connection)
+    assert [found["b", str(number)] for number in range(len(values))] == values
+    assert {type(value) for value in found.values()} == {bytes}
