@@ -52,7 +52,10 @@ _SERVED: Final = {
     "policy": ("policy.v1.DecisionService", "policy.v1.PolicyStatusService"),
     "revocation": ("revocation.v1.RevocationService", "revocation.v1.HeadService", FEED),
     "edge": ("revocation.v1.EdgeService",),
-    "evidence": ("evidence.v1.EvidenceLogService", "evidence.v1.EvidenceReadService"),
+    "evidence": (
+        *("evidence.v1.EvidenceLogService", "evidence.v1.EvidenceReadService"),
+        "evidence.v1.EvidenceErasureService",
+    ),
     GATEWAY: (
         *("gateway.v1.CommandService", "gateway.v1.IntentService", "gateway.v1.GatewayDeviceService"),
         "gateway.v1.DeviceLinkService",

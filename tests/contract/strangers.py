@@ -22,6 +22,7 @@ from vigil.core.statements.bodies import (
     Scope,
 )
 from vigil.core.statements.envelope import Scribe, Statement
+from vigil.core.statements.log_bodies import Erasure, ErasureReason, ErasureWhat
 
 CSR: Final = make_request(new_private_key()).decode()
 NO_DEVICE: Final = "dev-aaaaaaaaaaaaaaaa"
@@ -115,6 +116,10 @@ class Stranger:
             reason=RevocationReason.COMPROMISE,
         )
         return self.scribe.sign(body, subject=f"credential/{name}").data
+
+    def erasure(self, known: Known) -> bytes:
+        body = Erasure(records=(known.record,), what=ErasureWhat.STATEMENTS, reason=ErasureReason.MISTAKE)
+        return self.scribe.sign(body, subject=f"device/{known.device}").data
 
     def reinstatement(self, known: Known) -> bytes:
         body = Reinstatement(
@@ -213,7 +218,11 @@ LOOKED_UP: Final[dict[str, Case]] = {
     "GatewayDeviceService/FollowDevice": Case(lambda k, _: {"device_id": k.device}),
 }
 
-TAKES_TWO: Final = {"RevocationService/Reinstate"}
+TAKES_TWO: Final[dict[str, Callable[[Known, Stranger], dict[str, bytes]]]] = {
+    "RevocationService/Reinstate": lambda k, s: {"reinstatements": s.reinstatement(k)},
+    "EvidenceErasureService/Erase": lambda k, s: {"erasures": s.erasure(k)},
+}
+"""What one of two people says, in the field that holds both."""
 SEEN_BY_SITE: Final[dict[str, Callable[[Known], str]]] = {
     "identity": lambda known: known.gateway,
     "release": lambda known: known.site,

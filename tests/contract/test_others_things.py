@@ -173,13 +173,14 @@ async def test_nobody_gets_at_what_is_anothers(callers: Callers, known: Known, m
 @pytest.mark.holds("speaks-as-another")
 @methods(TAKES_TWO)
 async def test_nobody_frees_what_is_anothers(callers: Callers, known: Known, method: Method) -> None:
-    """Two people of another organization's recall team."""
+    """Two people of another organization, with the roles for it."""
     credentials = [
-        callers.of(Kind.PERSON, name, organization=ELSEWHERE, sites=(EVERY,), roles=("recall",))
+        callers.of(Kind.PERSON, name, organization=ELSEWHERE, sites=(EVERY,), roles=("recall", "admin"))
         for name in (MALLORY, "p-moll")
     ]
     first, second = (Stranger(one) for one in credentials)
-    request = method.request(reinstatements=[one.reinstatement(known) for one in (first, second)])
+    said = [TAKES_TWO[method.name](known, one) for one in (first, second)]
+    request = method.request(**{field: [one[field] for one in said] for field in said[0]})
     refusal = await method.refusal(callers.channel(method, first.credential), request)
     assert is_alone(refusal, Reason.NOT_IN_SCOPE), refusal.refusals
 

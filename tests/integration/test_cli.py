@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -410,6 +411,45 @@ def test_what_happened_is_on_record_and_proved(world: World) -> None:
     refusal = world.run("auditor", "evidence", "checkpoint", code=3)["error"]
     assert refusal["reason"] == "SIGNATURE_INVALID"
     kept.unlink()
+
+
+def test_two_administrators_erase_and_the_rest_is_still_proved(world: World, tmp_path: Path) -> None:
+    line = ("command", "send", "SN-0001", "local-alert", "-p", "message=call Ms K", "-w", "WO-8")
+    done = world.run("nurse", *line, "--expires", "5s", shape="command-done")
+    device = world.run("auditor", "device", "show", "SN-0001", shape="device")["device_id"]
+    history = ("evidence", "history", f"device/{device}", "--kind", "receipt")
+    receipt = world.run("auditor", *history, shape="records")["records"][-1]
+    assert receipt["says"]["request_id"] == done["intent"]["request_id"]
+    half = tmp_path / "half.json"
+    erase = ("evidence", "erase", receipt["digest"], "--reference", "case-7", "--out", half)
+    begun = world.run("admin-1", *erase, shape="erasure-begun")
+    assert (begun["records"], begun["complete"]) == ([receipt["index"]], False)
+    own = world.run("admin-1", "evidence", "erase", "--with", half, code=3)["error"]
+    assert own["reason"] == "APPROVER_NOT_DISTINCT"
+    assert world.run("auditor", *erase, shape="erasure-begun")["complete"] is False
+    assert world.run("admin-2", "evidence", "erase", "--with", half, code=3)["error"]["reason"] in (
+        "ROLE_NOT_PERMITTED",
+        "STATE_CONFLICT",
+    )
+    world.run("admin-1", *erase, shape="erasure-begun")
+    for _ in range(60):
+        gone = vigil(world.folder, "--context", "admin-2", "evidence", "erase", "--with", half)
+        if gone.returncode == 0:
+            break
+        assert json.loads(gone.stdout)["error"]["reason"] == "STATE_CONFLICT", gone.stdout
+        time.sleep(0.5)  # its intent has not ended
+    value = json.loads(gone.stdout)
+    conforms(value, "erasure")
+    assert value["people"] == ["p-admin-1", "p-admin-2"]
+    shown = world.run("auditor", "evidence", "show", receipt["index"], shape="record")
+    assert (shown["says"], shown["verified"]) == (None, None)
+    assert shown["erased"]["reference"] == "case-7"
+    for index in shown["erased"]["records"]:
+        told = world.run("auditor", "evidence", "show", index, shape="record")
+        assert told["says"]["records"] == [receipt["digest"]]
+        assert told["verified"] is True
+    proof = world.run("auditor", "evidence", "prove", receipt["index"], shape="proof")
+    assert proof["records"]
 
 
 def test_revoking_is_previewed_done_watched_and_taken_back_by_two(world: World, tmp_path: Path) -> None:

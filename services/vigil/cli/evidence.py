@@ -162,3 +162,50 @@ def checkpoint(ctx: typer.Context, *, policy: PolicyOption = None) -> None:
         return await show_checkpoint(session, policy=policy)
 
     perform(ctx, work)
+
+
+@app.command()
+def erase(
+    ctx: typer.Context,
+    records: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Records: an index, or a statement's digest in hex."),
+    ] = None,
+    *,
+    subject: Annotated[
+        str, typer.Option("--subject", metavar="SUBJECT", help="All of its records that can be erased.")
+    ] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", help="request, retention, mistake or order; signed and on record.")
+    ] = "request",
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="CASE", help="A case number; never a name: it stays.")
+    ] = "",
+    bodies: Annotated[
+        bool, typer.Option("--bodies", help="Only what is kept beside the statements, not these.")
+    ] = False,
+    half: Annotated[
+        Path | None, typer.Option("--with", metavar="FILE", help="Complete what another person began.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Where the first person's half goes.")
+    ] = Path("erasure.json"),
+) -> None:
+    """Erase records; proofs still hold. One administrator begins, another completes it --with the first one's file."""
+
+    async def work(session: "Session") -> int:
+        from vigil.cli.erasing import Ask
+        from vigil.cli.erasing import erase as run
+
+        ask = Ask(
+            records=tuple(records or ()),
+            subject=subject,
+            reason=reason,
+            reference=reference,
+            bodies_only=bodies,
+            half=half,
+            out=out,
+        )
+        return await run(session, ask)
+
+    perform(ctx, work)

@@ -46,7 +46,7 @@ async def show_history(session: Session, subject: str, *, kinds: list[str], limi
         ("at", field("log_time")),
         ("kind", field("kind")),
         ("signed by", field("signed_by")),
-        ("says", lambda row: _gist(row["says"])),
+        ("says", _gist),
         ("digest", short("digest")),
         ("verified", field("verified")),
     ]
@@ -97,6 +97,7 @@ def entry_value(session: Session, entry: pb.Entry) -> dict[str, Any]:
         "signed_by": "",
         "verified": None,
         "says": None,
+        "erased": erased_value(entry),
     }
     if not entry.statement:
         return value
@@ -111,6 +112,21 @@ def entry_value(session: Session, entry: pb.Entry) -> dict[str, Any]:
     data = cose.with_chain(entry.statement, tuple(entry.chain)) if entry.chain else entry.statement
     value["says"] = body_value(read_any(data).body)
     return value
+
+
+def erased_value(entry: pb.Entry) -> dict[str, Any] | None:
+    """What was erased of a record, as JSON; None where nothing was."""
+    if not entry.HasField("erased"):
+        return None
+    found = entry.erased
+    return {
+        "what": found.what,
+        "reason": found.reason,
+        "reference": found.reference,
+        "time": instant(found.time_ms),
+        "people": list(found.people),
+        "records": list(found.records),
+    }
 
 
 def record_of(entry: pb.Entry) -> Record:
@@ -243,9 +259,10 @@ def _number(entry: pb.Entry, subject: str) -> int:
     return next((int(one.number) for one in entry.subjects if one.subject == subject), 0)
 
 
-def _gist(says: dict[str, Any] | None) -> str:
+def _gist(row: Mapping[str, Any]) -> str:
+    says, erased = row["says"], row["erased"]
     if says is None:
-        return "(erased)"
+        return f"(erased {erased['time']}: {erased['reason']})" if erased else "(missing)"
     keep = (
         "action",
         "outcome",

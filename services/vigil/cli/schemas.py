@@ -154,7 +154,11 @@ _ENTRY = shape(
     signed_by=TEXT,
     verified=MAYBE_FLAG,
     says={"type": ["object", "null"]},
+    erased=maybe(
+        shape(what=TEXT, reason=TEXT, reference=TEXT, time=INSTANT, people=TEXTS, records=items(NUMBER))
+    ),
 )
+_ERASURE = shape(what=TEXT, reason=TEXT, reference=TEXT, file=TEXT, records=items(NUMBER), complete=FLAG)
 _FINDINGS = items(shape(property=TEXT, holds=MAYBE_FLAG, sentence=TEXT))
 _MEASUREMENT = shape(
     result=NUMBER,
@@ -361,6 +365,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "reinstatement": extended(_REVOCATION, complete=FLAG),
     "reinstatement-begun": shape(epoch=NUMBER, ids=TEXTS, file=TEXT, complete=FLAG),
     "coverage": of_message(revocation_pb2.Coverage),
+    "erasure-begun": _ERASURE,
+    "erasure": extended(_ERASURE, people=TEXTS, time=INSTANT, recorded=items(NUMBER), scrubbed=FLAG),
     "witness": shape(name=TEXT, verifier_key=TEXT, listen=TEXT, config=TEXT),
 }
 """By name of the file under docs/cli-schemas."""
@@ -399,6 +405,7 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "evidence at": ("moment",),
     "evidence check": ("proof-checked",),
     "evidence checkpoint": ("checkpoint",),
+    "evidence erase": ("erasure-begun", "erasure"),
     "evidence history": ("records",),
     "evidence prove": ("proof",),
     "evidence show": ("record",),

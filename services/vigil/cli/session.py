@@ -161,6 +161,10 @@ class Session:
         return evidence_pb2_grpc.EvidenceReadServiceStub(self.channel("evidence"))
 
     @property
+    def erasure(self) -> "evidence_pb2_grpc.EvidenceErasureServiceAsyncStub":
+        return evidence_pb2_grpc.EvidenceErasureServiceStub(self.channel("evidence"))
+
+    @property
     def revocations(self) -> "revocation_pb2_grpc.RevocationServiceAsyncStub":
         return revocation_pb2_grpc.RevocationServiceStub(self.channel("revocation"))
 

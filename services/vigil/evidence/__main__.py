@@ -5,7 +5,7 @@ import asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vigil.api.evidence.v1 import evidence_pb2_grpc
-from vigil.core.certificates import ChainVerifier
+from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.clock import Clock
 from vigil.core.clock_confirmation import confirmed_time, read_folder
 from vigil.core.statements.opened import open_signer
@@ -14,6 +14,8 @@ from vigil.errors import Refused
 from vigil.evidence import store
 from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
+from vigil.evidence.erasing import Erasing
+from vigil.evidence.erasing_servicer import EvidenceErasureServicer
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.moment import Moments
@@ -158,12 +160,19 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
             entropy=process.entropy,
         )
         tasks.append(process.supervise("revocations", revoked.run()))
+    erasing = Erasing(
+        database=database,
+        sequencer=sequencer,
+        verifier=verifier,
+        revoked=_nobody if revoked is None else revoked.refusal,
+        clock=process.clock,
+    )
     server = GrpcServer(
         role="evidence",
         tls=config.tls,
         clock=process.clock,
         listen=config.listen,
-        servicers=_servicers(sequencer, reader, checkpointer, book, moments),
+        servicers=[*_servicers(sequencer, reader, checkpointer, book, moments), _erasure(erasing)],
         revocation_check=None if revoked is None else revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
@@ -213,6 +222,18 @@ def _servicers(
             "vigil.api.evidence.v1.EvidenceReadService",
         ),
     ]
+
+
+def _nobody(_who: Identity) -> None:
+    """Without the revocation service nobody is known to be revoked."""
+
+
+def _erasure(erasing: Erasing) -> Servicer:
+    return (
+        evidence_pb2_grpc.add_EvidenceErasureServiceServicer_to_server,
+        EvidenceErasureServicer(erasing=erasing),
+        "vigil.api.evidence.v1.EvidenceErasureService",
+    )
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.certificates import Identity, Kind
 from vigil.evidence.domain import decode_leaf, not_in_scope
+from vigil.evidence.erasing_servicer import erased_message
 from vigil.evidence.intake import Submission
 from vigil.evidence.moment import Moments, Shown
 from vigil.evidence.sequencer import Sequencer
@@ -211,4 +212,5 @@ def _entry(entry: StoredEntry) -> evidence_pb2.Entry:
         ],
         bodies=entry.bodies,
         recorded=_recorded(entry.place),
+        erased=None if entry.erased is None else erased_message(entry.erased),
     )

@@ -38,6 +38,7 @@ from vigil.evidence.domain import (
     recorded_leaf,
     root_and_paths,
 )
+from vigil.evidence.erased import Erased, load_erased
 from vigil.evidence.tables import (
     BODY,
     CERTIFICATE,
@@ -273,6 +274,7 @@ class StoredEntry:
     place: RecordedPlace
     organization: str
     site: str
+    erased: Erased | None = None
 
 
 class CommitReader:
@@ -311,16 +313,19 @@ def load_entry(connection: Connection, index: int, commits: CommitReader) -> Sto
     if row is None:
         return None
     leaf = decode_leaf(row.leaf)
+    bodies = load_bodies(connection, leaf.bodies)
+    whole = row.data is not None and len(bodies) == len(leaf.bodies)
     return StoredEntry(
         index=index,
         leaf=row.leaf,
         digest=row.digest,
         statement=row.data or b"",
         chain=load_chain(connection, leaf.signer),
-        bodies=load_bodies(connection, leaf.bodies),
+        bodies=bodies,
         place=commits.place(index),
         organization=row.organization,
         site=row.site,
+        erased=None if whole else load_erased(connection, index),
     )
 
 

@@ -113,3 +113,16 @@ INDEX_STATE = Table(
     Column("version", Integer, nullable=False),
     Column("covered", BigInteger, nullable=False),  # entries in the index: all below this
 )
+ERASED = Table(
+    "erased",
+    METADATA,
+    Column("idx", _INDEX, primary_key=True, autoincrement=False),
+    Column("what", String(16), nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("reference", String(128), nullable=False),
+    Column("time", BigInteger, nullable=False),  # ms, the log's
+    Column("first_person", String(64), nullable=False),
+    Column("second_person", String(64), nullable=False),
+    Column("first_idx", BigInteger, nullable=False),  # the records of what they signed
+    Column("second_idx", BigInteger, nullable=False),
+)

@@ -5,6 +5,7 @@ from vigil.storage.engine import database_url
 from vigil.storage.reserve import RESERVE
 from vigil.storage.rows import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.schema import assert_migrations_match
+from vigil.storage.scrub import overwrite_deleted
 from vigil.storage.wake import news
 from vigil.storage.writer import Writer, after_commit, at_commit
 
@@ -24,5 +25,6 @@ __all__ = [
     "insert_rows",
     "news",
     "open_database",
+    "overwrite_deleted",
     "put_rows",
 ]

@@ -14,6 +14,7 @@ from vigil.storage.engine import BUSY_TIMEOUT_S, Engines, create_engines, databa
 from vigil.storage.failures import DATABASE_ERRORS, is_storage_failure, room_is_kept, storage_unavailable
 from vigil.storage.reserve import RESERVE, Reserve
 from vigil.storage.schema import migrations_folder, prepare_schema
+from vigil.storage.scrub import truncate_log
 from vigil.storage.writer import Writer
 
 READERS = 4
@@ -139,6 +140,10 @@ class Database:
     def read_now(self, run: Callable[[Connection], T]) -> T:
         """Read in the calling thread, for start-up."""
         return self.reader.read_now(run)
+
+    async def scrub(self) -> bool:
+        """Have nothing older than the last commit lie in the database's own log; False while that must wait."""
+        return await asyncio.get_running_loop().run_in_executor(None, truncate_log, self._engines.writer)
 
     def close(self) -> None:
         """Finish queued writes and running reads, close every connection."""

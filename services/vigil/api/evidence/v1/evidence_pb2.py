@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from vigil.api.access.v1 import access_pb2 as vigil_dot_api_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vigil/api/evidence/v1/evidence.proto\x12\x15vigil.api.evidence.v1\x1a\x17google/rpc/status.proto\x1a vigil/api/access/v1/access.proto\"A\n\rAppendRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.vigil.api.evidence.v1.AppendItem\"|\n\nAppendItem\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x11\n\tstatement\x18\x02 \x01(\x0c\x12\x10\n\x08subjects\x18\x03 \x03(\t\x12\x0e\n\x06\x62odies\x18\x04 \x03(\x0c\x12\x17\n\x0forganization_id\x18\x05 \x01(\t\x12\x0f\n\x07site_id\x18\x06 \x01(\t\"V\n\x0e\x41ppendResponse\x12\x33\n\x05items\x18\x01 \x03(\x0b\x32$.vigil.api.evidence.v1.AppendOutcome\x12\x0f\n\x07\x63ommits\x18\x02 \x03(\x0c\"\x99\x01\n\rAppendOutcome\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x37\n\x08recorded\x18\x02 \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItemH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\rB\t\n\x07message\"=\n\x0cRecordedItem\x12\x10\n\x08recorded\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"B\n\rSubjectNumber\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x0c\"\xf8\x01\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x13\n\x0blog_time_ms\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x11\n\tstatement\x18\x06 \x01(\x0c\x12\r\n\x05\x63hain\x18\x07 \x03(\x0c\x12\x36\n\x08subjects\x18\x08 \x03(\x0b\x32$.vigil.api.evidence.v1.SubjectNumber\x12\x0e\n\x06\x62odies\x18\t \x03(\x0c\x12\x35\n\x08recorded\x18\n \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItem\"=\n\x0fGetEntryRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x10\n\x06\x64igest\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x65ntry\"[\n\x12ListHistoryRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05kinds\x18\x04 \x03(\t\"]\n\x13ListHistoryResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.vigil.api.evidence.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"r\n\x0eInclusionProof\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x35\n\ncheckpoint\x18\x04 \x01(\x0b\x32!.vigil.api.evidence.v1.Checkpoint\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"D\n\x10\x43onsistencyProof\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\")\n\x14GetCheckpointRequest\x12\x11\n\twitnessed\x18\x01 \x01(\x08\"\x83\x01\n\nCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x14\n\x0cverifier_key\x18\x05 \x01(\t\x12\x11\n\twitnesses\x18\x06 \x01(\r\x12\x11\n\twitnessed\x18\x07 \x01(\x08\"n\n\x11GetStateAtRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x10\n\x08\x61s_of_ms\x18\x03 \x01(\x03\x12\x10\n\x08\x63overing\x18\x04 \x01(\x04\x12\x11\n\twitnessed\x18\x05 \x01(\x08\"\x96\x01\n\x0bStateRecord\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.vigil.api.evidence.v1.Entry\x12\x30\n\x05roles\x18\x02 \x03(\x0e\x32!.vigil.api.evidence.v1.RecordRole\x12\x16\n\x0einclusion_path\x18\x03 \x03(\x0c\x12\x10\n\x08withheld\x18\x04 \x01(\x08\"\xfc\x01\n\x07StateAt\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x12\n\nconsidered\x18\x03 \x01(\x04\x12\x35\n\ncheckpoint\x18\x04 \x01(\x0b\x32!.vigil.api.evidence.v1.Checkpoint\x12\x33\n\x07records\x18\x05 \x03(\x0b\x32\".vigil.api.evidence.v1.StateRecord\x12\r\n\x05\x63hain\x18\x06 \x03(\x0c\x12\x14\n\x0c\x66irst_number\x18\x07 \x01(\x04\x12\x15\n\rnewest_number\x18\x08 \x01(\x04\x12\x11\n\ttruncated\x18\t \x01(\x08*\xfb\x03\n\nRecordRole\x12\x1b\n\x17RECORD_ROLE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRECORD_ROLE_EVIDENCE_BEFORE\x10\x01\x12\x1d\n\x19RECORD_ROLE_RESULT_BEFORE\x10\x02\x12\x1e\n\x1aRECORD_ROLE_EVIDENCE_AFTER\x10\x03\x12\x1c\n\x18RECORD_ROLE_RESULT_AFTER\x10\x04\x12\x1f\n\x1bRECORD_ROLE_DECISION_BEFORE\x10\x05\x12\x1e\n\x1aRECORD_ROLE_DECISION_AFTER\x10\x06\x12\x1c\n\x18RECORD_ROLE_EPOCH_BEFORE\x10\x07\x12\x1b\n\x17RECORD_ROLE_EPOCH_AFTER\x10\x08\x12\x14\n\x10RECORD_ROLE_HOLD\x10\t\x12\x1a\n\x16RECORD_ROLE_REVOCATION\x10\n\x12\x17\n\x13RECORD_ROLE_RECEIPT\x10\x0b\x12\x19\n\x15RECORD_ROLE_ENROLMENT\x10\x0c\x12\x15\n\x11RECORD_ROLE_BUILD\x10\r\x12 \n\x1cRECORD_ROLE_NEIGHBOUR_BEFORE\x10\x0e\x12\x1f\n\x1bRECORD_ROLE_NEIGHBOUR_AFTER\x10\x0f\x12\x16\n\x12RECORD_ROLE_NEWEST\x10\x10\x32\x81\x01\n\x12\x45videnceLogService\x12k\n\x06\x41ppend\x12$.vigil.api.evidence.v1.AppendRequest\x1a%.vigil.api.evidence.v1.AppendResponse\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x01 \x01\n\x04\x08\x02 \x01(\x01\x30\x01\x32\xdb\x05\n\x13\x45videnceReadService\x12\\\n\x08GetEntry\x12&.vigil.api.evidence.v1.GetEntryRequest\x1a\x1c.vigil.api.evidence.v1.Entry\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x05\x12\x8b\x01\n\x0bListHistory\x12).vigil.api.evidence.v1.ListHistoryRequest\x1a*.vigil.api.evidence.v1.ListHistoryResponse\"%\xfa\xa6\x19!\n\r\x08\x03\x1a\x07subject \x05\n\x10\x08\x01\x12\nrevocation \x05\x12w\n\x11GetInclusionProof\x12/.vigil.api.evidence.v1.GetInclusionProofRequest\x1a%.vigil.api.evidence.v1.InclusionProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12}\n\x13GetConsistencyProof\x12\x31.vigil.api.evidence.v1.GetConsistencyProofRequest\x1a\'.vigil.api.evidence.v1.ConsistencyProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12q\n\rGetCheckpoint\x12+.vigil.api.evidence.v1.GetCheckpointRequest\x1a!.vigil.api.evidence.v1.Checkpoint\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x03 \x01\n\x04\x08\x01 \x01\x12m\n\nGetStateAt\x12(.vigil.api.evidence.v1.GetStateAtRequest\x1a\x1e.vigil.api.evidence.v1.StateAt\"\x15\xfa\xa6\x19\x11\n\x0f\x08\x03\x1a\tdevice_id \x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vigil/api/evidence/v1/evidence.proto\x12\x15vigil.api.evidence.v1\x1a\x17google/rpc/status.proto\x1a vigil/api/access/v1/access.proto\"A\n\rAppendRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.vigil.api.evidence.v1.AppendItem\"|\n\nAppendItem\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x11\n\tstatement\x18\x02 \x01(\x0c\x12\x10\n\x08subjects\x18\x03 \x03(\t\x12\x0e\n\x06\x62odies\x18\x04 \x03(\x0c\x12\x17\n\x0forganization_id\x18\x05 \x01(\t\x12\x0f\n\x07site_id\x18\x06 \x01(\t\"V\n\x0e\x41ppendResponse\x12\x33\n\x05items\x18\x01 \x03(\x0b\x32$.vigil.api.evidence.v1.AppendOutcome\x12\x0f\n\x07\x63ommits\x18\x02 \x03(\x0c\"\x99\x01\n\rAppendOutcome\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x37\n\x08recorded\x18\x02 \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItemH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\rB\t\n\x07message\"=\n\x0cRecordedItem\x12\x10\n\x08recorded\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\"B\n\rSubjectNumber\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08previous\x18\x03 \x01(\x0c\"\xa7\x02\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x13\n\x0blog_time_ms\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x11\n\tstatement\x18\x06 \x01(\x0c\x12\r\n\x05\x63hain\x18\x07 \x03(\x0c\x12\x36\n\x08subjects\x18\x08 \x03(\x0b\x32$.vigil.api.evidence.v1.SubjectNumber\x12\x0e\n\x06\x62odies\x18\t \x03(\x0c\x12\x35\n\x08recorded\x18\n \x01(\x0b\x32#.vigil.api.evidence.v1.RecordedItem\x12-\n\x06\x65rased\x18\x0b \x01(\x0b\x32\x1d.vigil.api.evidence.v1.Erased\"=\n\x0fGetEntryRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x10\n\x06\x64igest\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x65ntry\"[\n\x12ListHistoryRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05kinds\x18\x04 \x03(\t\"]\n\x13ListHistoryResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.vigil.api.evidence.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"r\n\x0eInclusionProof\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\x12\x35\n\ncheckpoint\x18\x04 \x01(\x0b\x32!.vigil.api.evidence.v1.Checkpoint\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"D\n\x10\x43onsistencyProof\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x0c\")\n\x14GetCheckpointRequest\x12\x11\n\twitnessed\x18\x01 \x01(\x08\"\x83\x01\n\nCheckpoint\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x14\n\x0cverifier_key\x18\x05 \x01(\t\x12\x11\n\twitnesses\x18\x06 \x01(\r\x12\x11\n\twitnessed\x18\x07 \x01(\x08\"n\n\x11GetStateAtRequest\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x10\n\x08\x61s_of_ms\x18\x03 \x01(\x03\x12\x10\n\x08\x63overing\x18\x04 \x01(\x04\x12\x11\n\twitnessed\x18\x05 \x01(\x08\"\x96\x01\n\x0bStateRecord\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.vigil.api.evidence.v1.Entry\x12\x30\n\x05roles\x18\x02 \x03(\x0e\x32!.vigil.api.evidence.v1.RecordRole\x12\x16\n\x0einclusion_path\x18\x03 \x03(\x0c\x12\x10\n\x08withheld\x18\x04 \x01(\x08\"\xfc\x01\n\x07StateAt\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x12\n\nconsidered\x18\x03 \x01(\x04\x12\x35\n\ncheckpoint\x18\x04 \x01(\x0b\x32!.vigil.api.evidence.v1.Checkpoint\x12\x33\n\x07records\x18\x05 \x03(\x0b\x32\".vigil.api.evidence.v1.StateRecord\x12\r\n\x05\x63hain\x18\x06 \x03(\x0c\x12\x14\n\x0c\x66irst_number\x18\x07 \x01(\x04\x12\x15\n\rnewest_number\x18\x08 \x01(\x04\x12\x11\n\ttruncated\x18\t \x01(\x08\" \n\x0c\x45raseRequest\x12\x10\n\x08\x65rasures\x18\x01 \x03(\x0c\"a\n\rEraseResponse\x12-\n\x06\x65rased\x18\x01 \x01(\x0b\x32\x1d.vigil.api.evidence.v1.Erased\x12\x0f\n\x07records\x18\x02 \x01(\r\x12\x10\n\x08scrubbed\x18\x03 \x01(\x08\"k\n\x06\x45rased\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0f\n\x07time_ms\x18\x04 \x01(\x03\x12\x0e\n\x06people\x18\x05 \x03(\t\x12\x0f\n\x07records\x18\x06 \x03(\x04*\xfb\x03\n\nRecordRole\x12\x1b\n\x17RECORD_ROLE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRECORD_ROLE_EVIDENCE_BEFORE\x10\x01\x12\x1d\n\x19RECORD_ROLE_RESULT_BEFORE\x10\x02\x12\x1e\n\x1aRECORD_ROLE_EVIDENCE_AFTER\x10\x03\x12\x1c\n\x18RECORD_ROLE_RESULT_AFTER\x10\x04\x12\x1f\n\x1bRECORD_ROLE_DECISION_BEFORE\x10\x05\x12\x1e\n\x1aRECORD_ROLE_DECISION_AFTER\x10\x06\x12\x1c\n\x18RECORD_ROLE_EPOCH_BEFORE\x10\x07\x12\x1b\n\x17RECORD_ROLE_EPOCH_AFTER\x10\x08\x12\x14\n\x10RECORD_ROLE_HOLD\x10\t\x12\x1a\n\x16RECORD_ROLE_REVOCATION\x10\n\x12\x17\n\x13RECORD_ROLE_RECEIPT\x10\x0b\x12\x19\n\x15RECORD_ROLE_ENROLMENT\x10\x0c\x12\x15\n\x11RECORD_ROLE_BUILD\x10\r\x12 \n\x1cRECORD_ROLE_NEIGHBOUR_BEFORE\x10\x0e\x12\x1f\n\x1bRECORD_ROLE_NEIGHBOUR_AFTER\x10\x0f\x12\x16\n\x12RECORD_ROLE_NEWEST\x10\x10\x32\x81\x01\n\x12\x45videnceLogService\x12k\n\x06\x41ppend\x12$.vigil.api.evidence.v1.AppendRequest\x1a%.vigil.api.evidence.v1.AppendResponse\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x01 \x01\n\x04\x08\x02 \x01(\x01\x30\x01\x32\xdb\x05\n\x13\x45videnceReadService\x12\\\n\x08GetEntry\x12&.vigil.api.evidence.v1.GetEntryRequest\x1a\x1c.vigil.api.evidence.v1.Entry\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x05\x12\x8b\x01\n\x0bListHistory\x12).vigil.api.evidence.v1.ListHistoryRequest\x1a*.vigil.api.evidence.v1.ListHistoryResponse\"%\xfa\xa6\x19!\n\r\x08\x03\x1a\x07subject \x05\n\x10\x08\x01\x12\nrevocation \x05\x12w\n\x11GetInclusionProof\x12/.vigil.api.evidence.v1.GetInclusionProofRequest\x1a%.vigil.api.evidence.v1.InclusionProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12}\n\x13GetConsistencyProof\x12\x31.vigil.api.evidence.v1.GetConsistencyProofRequest\x1a\'.vigil.api.evidence.v1.ConsistencyProof\"\n\xfa\xa6\x19\x06\n\x04\x08\x03 \x01\x12q\n\rGetCheckpoint\x12+.vigil.api.evidence.v1.GetCheckpointRequest\x1a!.vigil.api.evidence.v1.Checkpoint\"\x10\xfa\xa6\x19\x0c\n\x04\x08\x03 \x01\n\x04\x08\x01 \x01\x12m\n\nGetStateAt\x12(.vigil.api.evidence.v1.GetStateAtRequest\x1a\x1e.vigil.api.evidence.v1.StateAt\"\x15\xfa\xa6\x19\x11\n\x0f\x08\x03\x1a\tdevice_id \x05\x32\x7f\n\x16\x45videnceErasureService\x12\x65\n\x05\x45rase\x12#.vigil.api.evidence.v1.EraseRequest\x1a$.vigil.api.evidence.v1.EraseResponse\"\x11\xfa\xa6\x19\r\n\x0b\x08\x03\x12\x05\x61\x64min \x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,8 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVIDENCEREADSERVICE'].methods_by_name['GetCheckpoint']._serialized_options = b'\372\246\031\014\n\004\010\003 \001\n\004\010\001 \001'
   _globals['_EVIDENCEREADSERVICE'].methods_by_name['GetStateAt']._loaded_options = None
   _globals['_EVIDENCEREADSERVICE'].methods_by_name['GetStateAt']._serialized_options = b'\372\246\031\021\n\017\010\003\032\tdevice_id \005'
-  _globals['_RECORDROLE']._serialized_start=2199
-  _globals['_RECORDROLE']._serialized_end=2706
+  _globals['_EVIDENCEERASURESERVICE'].methods_by_name['Erase']._loaded_options = None
+  _globals['_EVIDENCEERASURESERVICE'].methods_by_name['Erase']._serialized_options = b'\372\246\031\r\n\013\010\003\022\005admin \005'
+  _globals['_RECORDROLE']._serialized_start=2488
+  _globals['_RECORDROLE']._serialized_end=2995
   _globals['_APPENDREQUEST']._serialized_start=122
   _globals['_APPENDREQUEST']._serialized_end=187
   _globals['_APPENDITEM']._serialized_start=189
@@ -62,33 +64,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBJECTNUMBER']._serialized_start=622
   _globals['_SUBJECTNUMBER']._serialized_end=688
   _globals['_ENTRY']._serialized_start=691
-  _globals['_ENTRY']._serialized_end=939
-  _globals['_GETENTRYREQUEST']._serialized_start=941
-  _globals['_GETENTRYREQUEST']._serialized_end=1002
-  _globals['_LISTHISTORYREQUEST']._serialized_start=1004
-  _globals['_LISTHISTORYREQUEST']._serialized_end=1095
-  _globals['_LISTHISTORYRESPONSE']._serialized_start=1097
-  _globals['_LISTHISTORYRESPONSE']._serialized_end=1190
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1192
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1247
-  _globals['_INCLUSIONPROOF']._serialized_start=1249
-  _globals['_INCLUSIONPROOF']._serialized_end=1363
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1365
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1429
-  _globals['_CONSISTENCYPROOF']._serialized_start=1431
-  _globals['_CONSISTENCYPROOF']._serialized_end=1499
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1501
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1542
-  _globals['_CHECKPOINT']._serialized_start=1545
-  _globals['_CHECKPOINT']._serialized_end=1676
-  _globals['_GETSTATEATREQUEST']._serialized_start=1678
-  _globals['_GETSTATEATREQUEST']._serialized_end=1788
-  _globals['_STATERECORD']._serialized_start=1791
-  _globals['_STATERECORD']._serialized_end=1941
-  _globals['_STATEAT']._serialized_start=1944
-  _globals['_STATEAT']._serialized_end=2196
-  _globals['_EVIDENCELOGSERVICE']._serialized_start=2709
-  _globals['_EVIDENCELOGSERVICE']._serialized_end=2838
-  _globals['_EVIDENCEREADSERVICE']._serialized_start=2841
-  _globals['_EVIDENCEREADSERVICE']._serialized_end=3572
+  _globals['_ENTRY']._serialized_end=986
+  _globals['_GETENTRYREQUEST']._serialized_start=988
+  _globals['_GETENTRYREQUEST']._serialized_end=1049
+  _globals['_LISTHISTORYREQUEST']._serialized_start=1051
+  _globals['_LISTHISTORYREQUEST']._serialized_end=1142
+  _globals['_LISTHISTORYRESPONSE']._serialized_start=1144
+  _globals['_LISTHISTORYRESPONSE']._serialized_end=1237
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1239
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1294
+  _globals['_INCLUSIONPROOF']._serialized_start=1296
+  _globals['_INCLUSIONPROOF']._serialized_end=1410
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1412
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1476
+  _globals['_CONSISTENCYPROOF']._serialized_start=1478
+  _globals['_CONSISTENCYPROOF']._serialized_end=1546
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1548
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1589
+  _globals['_CHECKPOINT']._serialized_start=1592
+  _globals['_CHECKPOINT']._serialized_end=1723
+  _globals['_GETSTATEATREQUEST']._serialized_start=1725
+  _globals['_GETSTATEATREQUEST']._serialized_end=1835
+  _globals['_STATERECORD']._serialized_start=1838
+  _globals['_STATERECORD']._serialized_end=1988
+  _globals['_STATEAT']._serialized_start=1991
+  _globals['_STATEAT']._serialized_end=2243
+  _globals['_ERASEREQUEST']._serialized_start=2245
+  _globals['_ERASEREQUEST']._serialized_end=2277
+  _globals['_ERASERESPONSE']._serialized_start=2279
+  _globals['_ERASERESPONSE']._serialized_end=2376
+  _globals['_ERASED']._serialized_start=2378
+  _globals['_ERASED']._serialized_end=2485
+  _globals['_EVIDENCELOGSERVICE']._serialized_start=2998
+  _globals['_EVIDENCELOGSERVICE']._serialized_end=3127
+  _globals['_EVIDENCEREADSERVICE']._serialized_start=3130
+  _globals['_EVIDENCEREADSERVICE']._serialized_end=3861
+  _globals['_EVIDENCEERASURESERVICE']._serialized_start=3863
+  _globals['_EVIDENCEERASURESERVICE']._serialized_end=3990
 # @@protoc_insertion_point(module_scope)

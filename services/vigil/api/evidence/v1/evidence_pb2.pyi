@@ -282,6 +282,7 @@ class Entry(_message.Message):
     SUBJECTS_FIELD_NUMBER: _builtins.int
     BODIES_FIELD_NUMBER: _builtins.int
     RECORDED_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     leaf: _builtins.bytes
     """The leaf's bytes, deterministic CBOR (docs/protocol.md); the log's Merkle tree is over these."""
@@ -302,6 +303,10 @@ class Entry(_message.Message):
 
     @_builtins.property
     def recorded(self) -> Global___RecordedItem: ...
+    @_builtins.property
+    def erased(self) -> Global___Erased:
+        """Set where something of it was erased."""
+
     def __init__(
         self,
         *,
@@ -315,10 +320,11 @@ class Entry(_message.Message):
         subjects: _abc.Iterable[Global___SubjectNumber] | None = ...,
         bodies: _abc.Iterable[_builtins.bytes] | None = ...,
         recorded: Global___RecordedItem | None = ...,
+        erased: Global___Erased | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded", b"recorded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "recorded", b"recorded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bodies", b"bodies", "chain", b"chain", "digest", b"digest", "index", b"index", "kind", b"kind", "leaf", b"leaf", "log_time_ms", b"log_time_ms", "recorded", b"recorded", "statement", b"statement", "subjects", b"subjects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bodies", b"bodies", "chain", b"chain", "digest", b"digest", "erased", b"erased", "index", b"index", "kind", b"kind", "leaf", b"leaf", "log_time_ms", b"log_time_ms", "recorded", b"recorded", "statement", b"statement", "subjects", b"subjects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -686,3 +692,95 @@ class StateAt(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StateAt: _TypeAlias = StateAt  # noqa: Y015
+
+@_typing.final
+class EraseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def erasures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Two `erasure` statements with one body, by two people; the caller is one of them."""
+
+    def __init__(
+        self,
+        *,
+        erasures: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasures", b"erasures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRequest: _TypeAlias = EraseRequest  # noqa: Y015
+
+@_typing.final
+class EraseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASED_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    SCRUBBED_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    """How many records were named."""
+    scrubbed: _builtins.bool
+    """Whether nothing of it lies in the database's own log any more; if not, it will at its next turn."""
+    @_builtins.property
+    def erased(self) -> Global___Erased: ...
+    def __init__(
+        self,
+        *,
+        erased: Global___Erased | None = ...,
+        records: _builtins.int = ...,
+        scrubbed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "records", b"records", "scrubbed", b"scrubbed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseResponse: _TypeAlias = EraseResponse  # noqa: Y015
+
+@_typing.final
+class Erased(_message.Message):
+    """What was erased of a record, why, when and by whom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """`bodies` or `statements`."""
+    reason: _builtins.str
+    """`request`, `retention`, `mistake` or `order`."""
+    reference: _builtins.str
+    time_ms: _builtins.int
+    @_builtins.property
+    def people(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Log indexes of what they signed."""
+
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        time_ms: _builtins.int = ...,
+        people: _abc.Iterable[_builtins.str] | None = ...,
+        records: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["people", b"people", "reason", b"reason", "records", b"records", "reference", b"reference", "time_ms", b"time_ms", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Erased: _TypeAlias = Erased  # noqa: Y015

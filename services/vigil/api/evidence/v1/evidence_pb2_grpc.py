@@ -387,3 +387,77 @@ class EvidenceReadService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EvidenceErasureServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Erase = channel.unary_unary(
+                '/vigil.api.evidence.v1.EvidenceErasureService/Erase',
+                request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.EraseRequest.SerializeToString,
+                response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.EraseResponse.FromString,
+                _registered_method=True)
+
+
+class EvidenceErasureServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def Erase(self, request, context):
+        """Erases records' bodies, or their statements and bodies; leaves, digests and signers stay, and every proof with them.
+        Two people sign the same; the log records both and erases in the transaction that records the second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EvidenceErasureServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Erase': grpc.unary_unary_rpc_method_handler(
+                    servicer.Erase,
+                    request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.EraseRequest.FromString,
+                    response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.EraseResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'vigil.api.evidence.v1.EvidenceErasureService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('vigil.api.evidence.v1.EvidenceErasureService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class EvidenceErasureService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Erase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vigil.api.evidence.v1.EvidenceErasureService/Erase',
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.EraseRequest.SerializeToString,
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.EraseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -135,3 +135,34 @@ class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_EvidenceReadServiceServicer_to_server(servicer: EvidenceReadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class EvidenceErasureServiceStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EvidenceErasureServiceAsyncStub: ...
+    Erase: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.EraseRequest, _evidence_pb2.EraseResponse]
+    """Erases records' bodies, or their statements and bodies; leaves, digests and signers stay, and every proof with them.
+    Two people sign the same; the log records both and erases in the transaction that records the second.
+    """
+
+@_typing.type_check_only
+class EvidenceErasureServiceAsyncStub(EvidenceErasureServiceStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Erase: _aio.UnaryUnaryMultiCallable[_evidence_pb2.EraseRequest, _evidence_pb2.EraseResponse]  # type: ignore[assignment]
+    """Erases records' bodies, or their statements and bodies; leaves, digests and signers stay, and every proof with them.
+    Two people sign the same; the log records both and erases in the transaction that records the second.
+    """
+
+class EvidenceErasureServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Erase(
+        self,
+        request: _evidence_pb2.EraseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.EraseResponse, _abc.Awaitable[_evidence_pb2.EraseResponse]]:
+        """Erases records' bodies, or their statements and bodies; leaves, digests and signers stay, and every proof with them.
+        Two people sign the same; the log records both and erases in the transaction that records the second.
+        """
+
+def add_EvidenceErasureServiceServicer_to_server(servicer: EvidenceErasureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
