@@ -31,7 +31,7 @@ from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import Scribe, Statement
 from vigil.device.convert import certificates, possession_to_proto
 from vigil.device.factory import FirstBuild, make_pump
-from vigil.errors import Refused
+from vigil.errors import Reason, Refused, refused
 from vigil.policy.engine.bundle import DEFAULT_BUNDLE, read_bundle
 from vigil.policy.engine.wasm import WasmEngine
 from vigil.rpc.status import translated
@@ -268,7 +268,7 @@ class _Maker:
             async def good(devices: Any = devices, request: Any = request) -> None:
                 answer = await translated(devices.GetConnectedDevice(request, timeout=5))
                 if not answer.connected or answer.trust_status != "affirming":
-                    raise Refused([])
+                    raise refused(Reason.STATE_CONFLICT, "It has not attested yet.")
 
             await self._again(good)
         await asyncio.sleep(5)

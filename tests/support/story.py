@@ -30,10 +30,13 @@ class Story:
     boots: int = 1
     log_size: int = 7
     epoch: int = 0
+    lasts_until: int = 0
+    """The end of its certificate (ms), where it is not to have the usual life."""
 
     def __post_init__(self) -> None:
         self.subject = f"device/{self.device}"
-        self.attester = self.pki.attester(self.device)
+        self.attester = self.pki.attester(self.device, operational_until=self.lasts_until)
+        self._people: dict[str, Scribe] = {}
         self._own = self.attester.scribe(self.clock, numbered=True)
         self._results = self.pki.signer_credential("result").scribe(self.clock, numbered=True)
         self._decisions = self.pki.signer_credential("decision").scribe(self.clock, numbered=True)
@@ -128,7 +131,10 @@ class Story:
         )
 
     def _person(self, name: str, role: str) -> Scribe:
-        return self.pki.person(name, role).scribe(self.clock)
+        if name not in self._people:
+            values = {"operational_until": self.lasts_until} if self.lasts_until else {}
+            self._people[name] = self.pki.person(name, role, **values).scribe(self.clock)
+        return self._people[name]
 
     def submission(self, statement: Statement[object], **values: object) -> Submission:
         given = {"organization": ORGANIZATION, "site": SITE, "subjects": (self.subject,), **values}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vigil.cli.options import DeviceArgument, LimitOption, group
+from vigil.cli.options import DeviceArgument, LimitOption, group, options_of
 from vigil.cli.perform import perform, plainly
 
 if TYPE_CHECKING:
@@ -209,3 +209,24 @@ def erase(
         return await run(session, ask)
 
     perform(ctx, work)
+
+
+@app.command()
+def reindex(
+    ctx: typer.Context,
+    *,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Hold the index against the log, and change nothing; 3 when it differs."
+        ),
+    ] = False,
+) -> None:
+    """Make the log's index again from the log alone, for the operator of this data folder; running or not."""
+
+    def work(output: "Output") -> int:
+        from vigil.cli.reindexing import reindex_folder
+
+        return reindex_folder(output, options_of(ctx), check=check)
+
+    plainly(ctx, work)

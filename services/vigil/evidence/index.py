@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from vigil.core import cbor, cose
 from vigil.core.moment import STEPS, Step, read_step
+from vigil.core.statements.schema import malformed
 from vigil.errors import Refused
-from vigil.evidence.domain import Leaf
 
 INDEX_VERSION: Final = 1
 """Another one has the whole index made again."""
@@ -32,19 +32,34 @@ class Refers(StrEnum):
 
 
 _REFERENCES: Final = {
-    "request_id": Refers.REQUEST,
-    "intent": Refers.INTENT,
-    "command": Refers.COMMAND,
-    "permit": Refers.DECISION,
-    "evidence": Refers.EVIDENCE,
-    "revocation": Refers.REVOCATION,
+    "request_id": Refers.REQUEST.value,
+    "intent": Refers.INTENT.value,
+    "command": Refers.COMMAND.value,
+    "permit": Refers.DECISION.value,
+    "evidence": Refers.EVIDENCE.value,
+    "revocation": Refers.REVOCATION.value,
 }
 _TIMES: Final = ("appraised_at", "decided_at", "device_time")
 """Fields that say to the millisecond when what the statement tells of happened; `iat` has whole seconds."""
 _IAT: Final = 6
+_TIMED: Final = frozenset({"result", "decision", "receipt"})
+"""Kinds whose payload says the time."""
+_NOTHING_INSIDE: Final = frozenset({"evidence", "voucher", "profile", "release", "hold"})
+"""Kinds whose payload says nothing that the index takes."""
+
 SubjectRow = tuple[str, str, int, int]
 KindRow = tuple[str, int, int]
 ReferenceRow = tuple[str, bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the index takes of a leaf."""
+
+    kind: str
+    log_time: int
+    subjects: list[str]
+    bodies: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +71,11 @@ class Rows:
     references: list[ReferenceRow]
 
     @classmethod
-    def of(cls, entries: Sequence[tuple[int, Leaf, bytes, Sequence[bytes]]]) -> "Rows":
-        """The rows of several records: index, leaf, statement (empty once erased), bodies."""
+    def of(cls, entries: Sequence[tuple[int, Named, bytes, Sequence[bytes]]]) -> "Rows":
+        """The rows of several records: index, what the leaf says, statement (empty once erased), bodies."""
         made = cls([], [], [])
-        for index, leaf, statement, bodies in entries:
-            made._add(index, leaf, statement, bodies)
+        for index, named, statement, bodies in entries:
+            made._add(index, named, statement, bodies)
         return made
 
     @property
@@ -68,20 +83,21 @@ class Rows:
         """How many there are."""
         return len(self.subjects) + len(self.kinds) + len(self.references)
 
-    def _add(self, index: int, leaf: Leaf, statement: bytes, bodies: Sequence[bytes]) -> None:
-        claims, payload = _read(statement)
-        step = next(filter(None, map(read_step, bodies)), None) if leaf.kind in STEPS else None
-        time = _time(leaf, claims, payload, step)
-        self.subjects.extend((link.subject, leaf.kind, time, index) for link in leaf.subjects)
-        self.kinds.append((leaf.kind, time, index))
-        found = {(Refers.BODY, digest) for digest in leaf.bodies}
+    def _add(self, index: int, named: Named, statement: bytes, bodies: Sequence[bytes]) -> None:
+        kind = named.kind
+        issued, payload = _read(kind, statement)
+        step = next(filter(None, map(read_step, bodies)), None) if kind in STEPS else None
+        time = min(_time(issued, payload, step, named.log_time), named.log_time)
+        self.subjects.extend([(subject, kind, time, index) for subject in named.subjects])
+        self.kinds.append((kind, time, index))
+        found = {(Refers.BODY.value, digest) for digest in named.bodies}
         for name, what in _REFERENCES.items():
             value = payload.get(name)
             if type(value) is bytes and len(value) in (16, 32):
                 found.add((what, value))
         if step is not None:
-            found.add((Refers.EPOCH, epoch_key(step.epoch)))
-        self.references.extend((str(what), value, index) for what, value in found)
+            found.add((Refers.EPOCH.value, epoch_key(step.epoch)))
+        self.references.extend([(what, value, index) for what, value in found])
 
 
 def epoch_key(epoch: int) -> bytes:
@@ -89,25 +105,38 @@ def epoch_key(epoch: int) -> bytes:
     return epoch.to_bytes(8, "big")
 
 
-def _time(leaf: Leaf, claims: dict[Any, Any], payload: dict[Any, Any], step: Step | None) -> int:
-    """When it happened, by its signer's clock; never later than the log took it. Erased: when the log took it."""
+def read_named(leaf: bytes) -> Named:
+    """Read what the index takes of a leaf that the log itself wrote. Raises STATEMENT_MALFORMED."""
+    try:
+        _, kind, log_time, _, _, _, links, bodies = cbor.decode(leaf)
+        return Named(kind, log_time, [link[0] for link in links], bodies)
+    except (ValueError, TypeError, IndexError):
+        raise malformed("this is not a leaf of the log") from None
+
+
+def _time(issued: object, payload: dict[Any, Any], step: Step | None, otherwise: int) -> int:
+    """When it happened, by its signer's clock. Erased: when the log took it."""
     if step is not None:
-        return min(step.time, leaf.log_time)
+        return step.time
     for name in _TIMES:
         value = payload.get(name)
         if type(value) is int and value >= 0:
-            return min(value, leaf.log_time)
-    issued = claims.get(_IAT)
-    return min(issued * 1000, leaf.log_time) if type(issued) is int and issued >= 0 else leaf.log_time
+            return value
+    return issued * 1000 if type(issued) is int and issued >= 0 else otherwise
 
 
-def _read(statement: bytes) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Claims and payload; empty where there is none, or none that this version can read."""
+def _read(kind: str, statement: bytes) -> tuple[object, dict[Any, Any]]:
+    """When it was issued (s), and its payload; nothing where there is none, or none that this version can read.
+
+    The log has read the statement before it took it. Of most only one half tells anything here, and reading the other
+    one would cost as much again.
+    """
     if not statement:
-        return {}, {}
+        return None, {}
     try:
-        sign1 = cose.parse(statement)
-        payload = cbor.decode(sign1.payload)
-    except Refused:
-        return {}, {}
-    return dict(sign1.claims), payload if isinstance(payload, dict) else {}
+        protected, _, encoded, _ = cbor.decode(statement)
+        payload = {} if kind in _NOTHING_INSIDE else cbor.decode(encoded)
+        issued = None if kind in _TIMED else cbor.decode(protected)[cose.CWT_CLAIMS][_IAT]
+    except (Refused, ValueError, TypeError, KeyError):
+        return None, {}
+    return issued, payload if isinstance(payload, dict) else {}

@@ -10,8 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, select
 
 from vigil.core.moment import STEPS
-from vigil.evidence.domain import decode_leaf
-from vigil.evidence.index import INDEX_VERSION, Refers, Rows
+from vigil.evidence.index import INDEX_VERSION, Refers, Rows, read_named
 from vigil.evidence.store import load_bodies
 from vigil.evidence.tables import (
     ENTRY,
@@ -23,9 +22,12 @@ from vigil.evidence.tables import (
     SUBJECT_RECORD,
     SUBJECT_TIME,
 )
-from vigil.storage import add_missing_rows, put_rows
+from vigil.storage import add_missing_rows, delete_keys, put_rows
 from vigil.storage.rows import compiled, run
 
+CLEARING: Final = -1
+CLEARED_AT_ONCE: Final = 8_192
+"""Rows: some tens of milliseconds of the writer's time."""
 INDEX_TABLES: Final = (SUBJECT_TIME, KIND_TIME, REFERENCE)
 
 _sql = cache(compiled)
@@ -98,24 +100,29 @@ class Batch:
     first: int
     end: int
     rows: Rows
+    erased: frozenset[int]
 
 
 def covered(connection: Connection) -> int:
-    """Every entry below this is in the index; 0 where there is none, or one that another version made."""
+    """Every entry below this is in the index; 0 where there is none, CLEARING while one is emptied."""
     row = _row(connection, _STATE)
-    return int(row[1]) if row is not None and row[0] == INDEX_VERSION else 0
+    if row is None:
+        return 0
+    return int(row[1]) if row[0] == INDEX_VERSION else CLEARING
 
 
 def read_batch(connection: Connection, first: int, end: int) -> Batch:
     """Make the rows of consecutive entries from the log. Raises LookupError when one is missing."""
-    entries = []
+    entries, erased = [], []
     for index, data, statement in run(connection, _sql(_ENTRIES, connection.dialect), (first, end)):
-        leaf = decode_leaf(data)
-        bodies = load_bodies(connection, leaf.bodies) if leaf.kind in STEPS else ()
-        entries.append((index, leaf, statement or b"", bodies))
+        named = read_named(data)
+        bodies = load_bodies(connection, named.bodies) if named.kind in STEPS else ()
+        entries.append((index, named, statement or b"", bodies))
+        if not statement:
+            erased.append(index)
     if len(entries) != end - first:
         raise LookupError(f"the log lacks {end - first - len(entries)} of the entries {first} to {end - 1}")
-    return Batch(first, end, Rows.of(entries))
+    return Batch(first, end, Rows.of(entries), frozenset(erased))
 
 
 def write_batch(connection: Connection, batch: Batch) -> int:
@@ -133,17 +140,30 @@ def write_batch(connection: Connection, batch: Batch) -> int:
 
 
 def prepare(connection: Connection) -> int:
-    """Empty an index that another version made; answers what is covered."""
-    row = _row(connection, _STATE)
-    if row is not None and row[0] != INDEX_VERSION:
-        clear(connection)
-    return covered(connection)
+    """Begin to empty an index that another version made; answers what is covered."""
+    done = covered(connection)
+    if done == CLEARING:
+        begin_clearing(connection)
+    return done
 
 
-def clear(connection: Connection) -> None:
-    """Empty the index."""
-    for table in (*INDEX_TABLES, INDEX_STATE):
-        connection.execute(table.delete())
+def begin_clearing(connection: Connection) -> None:
+    """From now on the index is emptied, by whoever comes (`clear_some`), and nothing is added or answered."""
+    put_rows(connection, INDEX_STATE, [(1, INDEX_VERSION, CLEARING)])
+
+
+def clear_some(connection: Connection) -> int:
+    """Remove a bounded part of an index that is being emptied; answers what is covered: 0 once nothing is left."""
+    if covered(connection) != CLEARING:
+        return covered(connection)
+    for table in INDEX_TABLES:
+        key = list(table.primary_key)
+        rows = [tuple(row) for row in connection.execute(select(*key).order_by(*key).limit(CLEARED_AT_ONCE))]
+        if rows:
+            delete_keys(connection, table, rows)
+            return CLEARING
+    put_rows(connection, INDEX_STATE, [(1, INDEX_VERSION, 0)])
+    return 0
 
 
 # --- asking it

@@ -39,7 +39,7 @@ class Indexer:
 
     async def run(self) -> None:
         """Index until cancelled."""
-        done = await self._database.write(index_store.prepare)
+        done = await self._begin()
         seen = await self._size()
         while True:
             size = await self._size()
@@ -74,7 +74,17 @@ class Indexer:
             self._waiting -= 1
         return done
 
+    async def _begin(self) -> int:
+        while True:
+            try:
+                return await self._database.write(index_store.prepare)
+            except Refused as refusal:
+                _log.warning("the index stands still: %s", refusal)
+                await asyncio.sleep(PAUSE_S)
+
     async def _step(self, done: int, size: int) -> int:
+        if done == index_store.CLEARING:
+            return await self._database.write(index_store.clear_some)
         end = min(size, done + BATCH)
         batch = await self._database.read(lambda connection: index_store.read_batch(connection, done, end))
         done = await self._database.write(lambda connection: index_store.write_batch(connection, batch))
@@ -93,7 +103,7 @@ class Indexer:
 def _behind(done: int, size: int) -> Refused:
     return refused(
         Reason.EVIDENCE_UNAVAILABLE,
-        f"The index covers {done} of the {size} entries that this answer must rest on; it is catching up.",
+        f"The index covers {max(done, 0)} of the {size} entries that this answer must rest on; it is catching up.",
         lifted_by="the same question a little later",
         who="the log",
         indexed=done,

@@ -1,0 +1,266 @@
+"""The index: made behind the log, from the log alone, and held against it."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import delete, insert, select, update
+
+from tests.support.story import Story
+from tests.unit.evidence.conftest import Log, World
+from vigil.core import cbor
+from vigil.core.salted import salted
+from vigil.core.statements.bodies import Scope
+from vigil.errors import Reason, Refused
+from vigil.evidence import index_store, indexer, reindex
+from vigil.evidence.index import INDEX_VERSION, Named, Refers, Rows, epoch_key, read_named
+from vigil.evidence.indexer import Indexer
+from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.tables import ENTRY, INDEX_STATE, REFERENCE, STATEMENT, SUBJECT_TIME
+
+ALL = 2**62
+
+
+def nothing(_done: int, _all: int) -> None:
+    return
+
+
+async def lived(world: World, log: Log) -> Story:
+    """A device's life in the log."""
+    story = Story(world.pki, world.clock)
+    for _ in range(3):
+        for one in (*story.measured(), story.decided(), story.done(), story.hold()):
+            await log.sequencer.append(one)
+        world.clock.advance(60)
+    await log.sequencer.append(story.revoked(Scope.DEVICE, story.device))
+    return story
+
+
+def rows_of(log: Log) -> dict[str, list[tuple[object, ...]]]:
+    return {
+        table.name: log.database.read_now(
+            lambda connection: [tuple(row) for row in connection.execute(select(table))]  # noqa: B023 - called at once
+        )
+        for table in index_store.INDEX_TABLES
+    }
+
+
+@contextmanager
+def running(world: World, log: Log) -> Iterator[Indexer]:
+    async def size() -> int:
+        return (await log.sequencer.state()).size
+
+    made = Indexer(
+        database=log.database, size=size, clock=world.clock, metrics=LogMetrics(CollectorRegistry())
+    )
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+
+
+async def test_what_the_service_makes_is_what_the_log_gives(world: World) -> None:
+    log = world.open()
+    story = await lived(world, log)
+    with running(world, log) as made:
+        assert await made.reached(16) == 16
+    behind = rows_of(log)
+    assert reindex.check(log.database, nothing).holds
+    assert reindex.rebuild(log.database, nothing) == 16
+    assert rows_of(log) == behind
+    assert {(row[0], row[1]) for row in behind["subject_time"]} >= {
+        (story.subject, kind) for kind in ("evidence", "result", "decision", "receipt", "hold", "revocation")
+    }
+
+
+async def test_records_are_found_by_what_they_refer_to(world: World) -> None:
+    log = world.open()
+    story = await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+
+    def found(what: Refers, value: bytes, **values: int) -> list[int]:
+        return log.database.read_now(
+            lambda connection: index_store.referring(connection, what, value, below=ALL, limit=9, **values)
+        )
+
+    entry = log.database.read_now(
+        lambda connection: connection.execute(select(ENTRY.c.digest).where(ENTRY.c.idx == 0)).scalar_one()
+    )
+    assert found(Refers.EVIDENCE, entry) == [1]
+    assert found(Refers.REQUEST, bytes(16)) == [3, 8, 13]
+    assert found(Refers.REQUEST, bytes(16), after=3) == [8, 13]
+    assert found(Refers.EPOCH, epoch_key(1)) == [15]
+    assert found(Refers.EPOCH, epoch_key(2)) == []
+    assert story.epoch == 1
+
+
+async def test_log_time_leads_to_an_index(world: World) -> None:
+    log = world.open()
+    began = world.clock.now()
+    await lived(world, log)
+
+    def until(time: int) -> int:
+        return log.database.read_now(lambda connection: index_store.entries_until(connection, time, size=16))
+
+    assert [until(began - 1), until(began), until(began + 59_999), until(began + 60_000)] == [0, 5, 5, 10]
+    assert until(began + 10**9) == 16
+
+
+async def test_how_many_records_stand_below_an_index(world: World) -> None:
+    log = world.open()
+    story = await lived(world, log)
+    found = [
+        log.database.read_now(
+            lambda connection: index_store.records_below(connection, story.subject, below)  # noqa: B023 - called at once
+        )
+        for below in range(17)
+    ]
+    assert found == list(range(17))
+    assert log.database.read_now(lambda c: index_store.records_below(c, "device/none", 5)) == 0
+
+
+# --- what is wrong is found
+
+
+async def differing(log: Log, statement: object) -> reindex.Checked:
+    log.database.write_now(lambda connection: connection.execute(statement) and None)  # type: ignore[call-overload]
+    return reindex.check(log.database, nothing)
+
+
+async def test_a_row_too_few_is_named(world: World) -> None:
+    log = world.open()
+    story = await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    gone = delete(SUBJECT_TIME).where(SUBJECT_TIME.c.subject == story.subject, SUBJECT_TIME.c.idx == 7)
+    found = await differing(log, gone)
+    assert (found.holds, found.differing, found.extra) == (False, 1, [])
+    assert found.missing[0].startswith(f"subject_time: {story.subject}, decision, ")
+
+
+async def test_a_row_too_many_is_named(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    found = await differing(log, insert(REFERENCE).values(what="request", value=b"\x07" * 16, idx=3))
+    assert (found.holds, found.differing, found.missing) == (False, 1, [])
+    assert found.extra == [f"reference: request, {'07' * 16}, 3"]
+
+
+async def test_a_row_that_says_another_time_is_named_twice(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    moved = update(SUBJECT_TIME).where(SUBJECT_TIME.c.idx == 7).values(time=5)
+    found = await differing(log, moved)
+    assert (found.holds, found.differing, len(found.missing), len(found.extra)) == (False, 2, 1, 1)
+    assert reindex.rebuild(log.database, nothing) == 16
+    assert reindex.check(log.database, nothing).holds
+
+
+async def test_what_was_erased_since_is_no_difference(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    found = await differing(log, delete(STATEMENT).where(STATEMENT.c.idx == 4))
+    assert found.holds
+    assert found.erased == {4}
+    # And an index made afterwards finds it by what its leaf says.
+    reindex.rebuild(log.database, nothing)
+    assert reindex.check(log.database, nothing).holds
+
+
+# --- faults
+
+
+async def test_an_index_that_is_being_emptied_is_finished_by_whoever_comes(world: World) -> None:
+    """The command was killed in the middle: the service goes on from there."""
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    whole = rows_of(log)
+    log.database.write_now(index_store.begin_clearing)
+    log.database.write_now(index_store.clear_some)
+    assert rows_of(log) != whole
+    with running(world, log) as made:
+        await made.reached(16)
+    assert rows_of(log) == whole
+
+
+async def test_another_versions_index_is_made_anew(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    other = update(INDEX_STATE).values(version=INDEX_VERSION + 1)
+    log.database.write_now(lambda connection: connection.execute(other) and None)
+    with running(world, log) as made:
+        await made.reached(16)
+    assert reindex.check(log.database, nothing).holds
+
+
+async def test_a_batch_that_does_not_follow_is_left_alone(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    batch = log.database.read_now(lambda connection: index_store.read_batch(connection, 5, 9))
+    assert log.database.write_now(lambda connection: index_store.write_batch(connection, batch)) == 0
+    assert all(not rows for rows in rows_of(log).values())
+
+
+async def test_a_hole_in_the_log_is_no_index(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    log.database.write_now(lambda c: c.execute(delete(ENTRY).where(ENTRY.c.idx == 7)) and None)
+    with pytest.raises(LookupError, match="lacks"):
+        log.database.read_now(lambda connection: index_store.read_batch(connection, 5, 9))
+
+
+async def test_a_question_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = world.open()
+    await lived(world, log)
+
+    async def size() -> int:
+        return 16
+
+    idle = Indexer(
+        database=log.database, size=size, clock=world.clock, metrics=LogMetrics(CollectorRegistry())
+    )
+    monkeypatch.setattr(indexer, "WAIT_S", 0)
+    with pytest.raises(Refused) as caught:
+        await idle.reached(16)
+    assert caught.value.reason is Reason.EVIDENCE_UNAVAILABLE
+    assert "covers 0 of the 16" in caught.value.refusals[0].sentence
+
+
+# --- rows
+
+
+def test_a_record_says_its_own_time_but_none_later_than_the_log_took_it() -> None:
+    payload = {"device_time": 5_000}
+    for taken, expected in ((9_000, 5_000), (4_000, 4_000)):
+        statement = cbor.encode([cbor.encode({}), {}, cbor.encode(payload), bytes(64)])
+        rows = Rows.of([(3, Named("receipt", taken, ["device/a"], []), statement, ())])
+        assert rows.subjects == [("device/a", "receipt", expected, 3)]
+
+
+@pytest.mark.parametrize("statement", [b"", b"\xff", cbor.encode([1, 2]), cbor.encode([b"\xff"] * 4)])
+def test_what_cannot_be_read_stands_at_the_time_of_the_log(statement: bytes) -> None:
+    rows = Rows.of([(3, Named("intent", 9, ["a"], [bytes(32)]), statement, ())])
+    assert (rows.subjects, rows.kinds) == ([("a", "intent", 9, 3)], [("intent", 9, 3)])
+    assert rows.references == [("body", bytes(32), 3)]
+    assert rows.count == 3
+
+
+def test_a_step_counts_from_when_the_chain_took_it() -> None:
+    body = salted(cbor.encode({"chain": bytes(32), "epoch": 4, "time": 77}), bytes)
+    rows = Rows.of([(1, Named("revocation", 99, ["revocation/log"], []), b"", (body,))])
+    assert rows.subjects == [("revocation/log", "revocation", 77, 1)]
+    assert rows.references == [("epoch", epoch_key(4), 1)]
+
+
+@pytest.mark.parametrize("leaf", [cbor.encode([]), cbor.encode(5), b"\xff", cbor.encode([1] * 8)])
+def test_a_leaf_that_the_log_did_not_write_is_refused(leaf: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        read_named(leaf)
+    assert caught.value.reason is Reason.STATEMENT_MALFORMED
