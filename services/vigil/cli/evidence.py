@@ -30,6 +30,14 @@ KnownOption = Annotated[
         help="A checkpoint that you kept (`vigil evidence checkpoint --output json`): the proof must extend it.",
     ),
 ]
+MaxAgeOption = Annotated[
+    str,
+    typer.Option(
+        "--max-age",
+        metavar="DURATION",
+        help="Refuse what is older, such as 10m: by the witnesses' clocks.",
+    ),
+]
 RecordArgument = Annotated[
     str, typer.Argument(metavar="ID", help="A record's index, or its statement's digest in hex.")
 ]
@@ -153,13 +161,15 @@ def check(
 
 
 @app.command()
-def checkpoint(ctx: typer.Context, *, policy: PolicyOption = None) -> None:
+def checkpoint(ctx: typer.Context, *, policy: PolicyOption = None, max_age: MaxAgeOption = "") -> None:
     """Take the newest checkpoint and prove that the log only grew since the last one seen here."""
 
     async def work(session: "Session") -> int:
+        from vigil.cli.durations import milliseconds
         from vigil.cli.logbook import show_checkpoint
 
-        return await show_checkpoint(session, policy=policy)
+        age = milliseconds(max_age) if max_age else None
+        return await show_checkpoint(session, policy=policy, max_age=age)
 
     perform(ctx, work)
 
@@ -228,5 +238,45 @@ def reindex(
         from vigil.cli.reindexing import reindex_folder
 
         return reindex_folder(output, options_of(ctx), check=check)
+
+
+def monitor(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="What it remembers: checkpoints, heads, contradictions.")
+    ],
+    *,
+    url: Annotated[str, typer.Option("--url", metavar="URL", help="Where the log's tiles are.")],
+    log: Annotated[
+        str, typer.Option("--log", metavar="KEY", help="The log's verifier key, or a file with it.")
+    ] = "",
+    policy: PolicyOption = None,
+    max_age: MaxAgeOption = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Look again and again, until it is wrong.")
+    ] = False,
+    every: Annotated[str, typer.Option("--every", metavar="DURATION", help="With --follow.")] = "10s",
+    authority: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="PEM: whom to believe over HTTPS.")
+    ] = None,
+) -> None:
+    """Follow a log from outside: it only grew, its chains are whole. Exit 3 when not, 1 when it cannot be read."""
+
+    def work(output: "Output") -> int:
+        from vigil.cli.durations import milliseconds, seconds
+        from vigil.cli.monitoring import Watch
+        from vigil.cli.monitoring import monitor as run
+
+        watch = Watch(
+            folder=folder,
+            url=url,
+            log=log,
+            policy=policy,
+            max_age=milliseconds(max_age) if max_age else None,
+            follow=follow,
+            every=seconds(every),
+            authority=authority,
+        )
+        return run(output, watch)
 
     plainly(ctx, work)

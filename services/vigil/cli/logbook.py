@@ -18,6 +18,7 @@ from vigil.cli.output import DONE, REFUSED, field, short
 from vigil.cli.session import Session
 from vigil.core import cose
 from vigil.core.certificates import replace_file
+from vigil.core.freshness import check_fresh
 from vigil.core.notes import Cosignature
 from vigil.core.statements.envelope import read_any
 from vigil.core.witness_policy import WitnessPolicy, check_witnessed, parse_witness_policy
@@ -65,9 +66,14 @@ async def show_entry(session: Session, name: str) -> int:
     return REFUSED if value["verified"] is False else DONE
 
 
-async def show_checkpoint(session: Session, *, policy: Path | None = None) -> int:
+async def show_checkpoint(session: Session, *, policy: Path | None = None, max_age: int | None = None) -> int:
     """The newest checkpoint; exit 3 when the log did not only grow, or too few witnesses hold it."""
-    seen = await newest_checkpoint(session, None if policy is None else read_policy(policy))
+    wanted = None if policy is None else read_policy(policy)
+    if max_age is not None and wanted is None:
+        raise UsageError("--max-age needs a --policy: only witnesses say when they saw a checkpoint")
+    seen = await newest_checkpoint(session, wanted)
+    if wanted is not None and max_age is not None:
+        check_fresh(seen.witnesses, wanted, now=session.clock.now(), max_age=max_age)
     checkpoint, tree, consistency = seen.checkpoint, seen.tree, seen.consistency
     value = {
         "size": tree.size,

@@ -379,6 +379,17 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "coverage": of_message(revocation_pb2.Coverage),
     "erasure-begun": _ERASURE,
     "erasure": extended(_ERASURE, people=TEXTS, time=INSTANT, recorded=items(NUMBER), scrubbed=FLAG),
+    "monitor": shape(
+        right=FLAG,
+        size=MAYBE_NUMBER,
+        root=maybe(HEX),
+        new=MAYBE_NUMBER,
+        newest_record=INSTANT,
+        subjects=MAYBE_NUMBER,
+        missing_numbers=MAYBE_NUMBER,
+        witnesses=items(shape(name=TEXT, time=INSTANT)),
+        wrong=maybe(shape(what=TEXT, sentence=TEXT, file=TEXT)),
+    ),
     "witness": shape(name=TEXT, verifier_key=TEXT, listen=TEXT, config=TEXT),
 }
 """By name of the file under docs/cli-schemas."""
@@ -419,6 +430,7 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "evidence checkpoint": ("checkpoint",),
     "evidence erase": ("erasure-begun", "erasure"),
     "evidence history": ("records",),
+    "evidence monitor": ("monitor",),
     "evidence prove": ("proof",),
     "evidence reindex": ("reindexed", "index-checked"),
     "evidence show": ("record",),

@@ -1,0 +1,367 @@
+"""A monitor on a real memory, and logs that are honest, or rewritten, cut back, forked, reordered, stale."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from vigil.core.clock import ManualClock
+from vigil.core.digest import sha256
+from vigil.core.merkle import Frontier, leaf_hash, tree_root
+from vigil.core.notes import checkpoint_text, cosign, cosigner_key, sign_note, verifier_key
+from vigil.core.statements.envelope import Number
+from vigil.core.tiles import encode_bundle, parse_tile
+from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
+from vigil.errors import Reason, Refused
+from vigil.evidence.domain import Leaf, SubjectLink
+from vigil.monitor.domain import Wrong, read_checkpoint, split_bundle
+from vigil.monitor.reader import UnreadableError
+from vigil.monitor.service import BUNDLES_A_STEP, Monitor
+from vigil.monitor.store import METADATA
+from vigil.storage import Database, assert_migrations_match, open_database
+
+ORIGIN = "vigil.test/evidence"
+SIGNER = sha256(b"a signer's certificate")
+SERIES = bytes(16)
+
+
+def public_of(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+@dataclass
+class SmallLog:
+    """Leaves under a key, about two pumps in turn; it serves its tiles as a log does."""
+
+    clock: ManualClock
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    leaves: list[Leaf] = field(default_factory=list)
+    origin: str = ORIGIN
+    cosignatures: str = ""
+    reads: list[str] = field(default_factory=list)
+    fails_after: int = 1_000_000
+
+    @property
+    def verifier_key(self) -> str:
+        return verifier_key(self.origin, public_of(self.key))
+
+    @property
+    def entries(self) -> list[bytes]:
+        return [leaf.encode() for leaf in self.leaves]
+
+    @property
+    def text(self) -> str:
+        return checkpoint_text(
+            self.origin, len(self.leaves), tree_root([leaf_hash(one) for one in self.entries])
+        )
+
+    @property
+    def note(self) -> str:
+        own = sign_note(self.text, name=self.origin, public_key=public_of(self.key), sign=self.key.sign)
+        return own + self.cosignatures
+
+    def grow(self, count: int, *, says: str = "x") -> None:
+        heads: dict[str, tuple[int, bytes]] = {}
+        for leaf in self.leaves:
+            for link in leaf.subjects:
+                heads[link.subject] = link.number, leaf_hash(leaf.encode())
+        signed = [leaf for leaf in self.leaves if leaf.number is not None]
+        for _ in range(count):
+            place = len(self.leaves)
+            subject = f"device/dev-{'ab'[place % 2] * 16}"
+            number, previous = heads.get(subject, (0, b""))
+            leaf = Leaf(
+                kind="receipt",
+                log_time=self.clock.now(),
+                digest=sha256(f"{says} {place}".encode()),
+                signer=SIGNER,
+                number=Number(SERIES, len(signed), signed[-1].digest if signed else b""),
+                subjects=(SubjectLink(subject, number + 1, previous),),
+                bodies=(),
+            )
+            self.leaves.append(leaf)
+            signed.append(leaf)
+            heads[subject] = number + 1, leaf_hash(leaf.encode())
+
+    def fork(self, at: int) -> "SmallLog":
+        return replace(self, leaves=self.leaves[:at], reads=[], cosignatures="")
+
+    async def checkpoint(self) -> str:
+        return self.note
+
+    async def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        if len(self.reads) > self.fails_after:
+            raise UnreadableError("the line is cut")
+        tile = parse_tile(path)
+        assert tile.width_in(len(self.leaves)) >= tile.width
+        return encode_bundle(self.entries[tile.start : tile.start + tile.width])
+
+
+@dataclass
+class Watch:
+    folder: Path
+    clock: ManualClock
+    log: SmallLog
+    opened: list[Database] = field(default_factory=list)
+
+    def monitor(
+        self, log: SmallLog | None = None, *, policy: WitnessPolicy | None = None, max_age: int | None = None
+    ) -> Monitor:
+        for database in self.opened:
+            database.close()
+        self.opened = [
+            open_database(
+                self.folder / "monitor.db", metadata=METADATA, migrations="vigil.monitor.migrations"
+            )
+        ]
+        return Monitor(
+            database=self.opened[0],
+            source=log or self.log,
+            key=self.log.verifier_key,
+            policy=policy,
+            max_age=max_age,
+            clock=self.clock,
+        )
+
+    async def wrong(self, log: SmallLog, **values: object) -> Wrong:
+        """What is found, twice: what was found once is found again."""
+        kept = await self.monitor(log).kept()
+        with pytest.raises(Wrong) as first:
+            await self.monitor(log, **values).look()  # type: ignore[arg-type]
+        with pytest.raises(Wrong) as second:
+            await self.monitor(log, **values).look()  # type: ignore[arg-type]
+        assert (first.value.what, str(first.value)) == (second.value.what, str(second.value))
+        after = await self.monitor(log).kept()
+        assert (after and (after.size, after.root)) == (kept and (kept.size, kept.root))
+        return first.value
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    clock = ManualClock()
+    watch = Watch(tmp_path, clock, SmallLog(clock))
+    yield watch
+    for database in watch.opened:
+        database.close()
+
+
+async def test_an_honest_log_is_followed_and_only_what_is_new_is_read(watch: Watch) -> None:
+    log = watch.log
+    look = await watch.monitor().look()
+    assert (look.signed.size, look.before) == (0, 0)
+    log.grow(300)
+    look = await watch.monitor().look()
+    assert (look.signed.size, look.subjects, look.missing) == (300, 2, 0)
+    assert log.reads == ["/tile/entries/000", "/tile/entries/001.p/44"]
+    log.reads.clear()
+    log.grow(10)
+    look = await watch.monitor().look()
+    assert (look.signed.size, look.before, log.reads) == (310, 300, ["/tile/entries/001.p/54"])
+    log.reads.clear()
+    assert (await watch.monitor().look()).before == 310
+    assert log.reads == []
+
+
+async def test_a_long_first_reading_goes_on_where_it_was_cut_off(watch: Watch) -> None:
+    log = watch.log
+    log.leaves = [
+        Leaf("hold", 1, sha256(bytes([n % 256, n // 256])), SIGNER, None, (), ()) for n in range(20_000)
+    ]
+    log.fails_after = BUNDLES_A_STEP + 3
+    with pytest.raises(UnreadableError):
+        await watch.monitor().look()
+    assert await watch.monitor().kept() is None
+    log.fails_after, log.reads = 1_000_000, []
+    log.leaves.append(Leaf("hold", 1, bytes(32), SIGNER, None, (), ()))
+    look = await watch.monitor().look()
+    assert look.signed.size == 20_001
+    assert len(log.reads) < 20
+    # The first target was signed before the newest entry, and was never seen to be wrong: both are kept.
+    assert look.signed.root == tree_root([leaf_hash(one) for one in log.entries])
+
+
+@pytest.mark.holds("insider-evidence")
+async def test_a_log_that_was_cut_back_is_noticed(watch: Watch) -> None:
+    watch.log.grow(20)
+    await watch.monitor().look()
+    wrong = await watch.wrong(watch.log.fork(15))
+    assert wrong.what == "shrunk"
+
+
+@pytest.mark.holds("insider-evidence")
+async def test_two_trees_of_one_size_are_noticed(watch: Watch) -> None:
+    watch.log.grow(20)
+    await watch.monitor().look()
+    fork = watch.log.fork(15)
+    fork.grow(5, says="another")
+    assert (await watch.wrong(fork)).what == "forked"
+
+
+@pytest.mark.holds("insider-evidence")
+async def test_a_history_that_goes_on_from_another_is_noticed(watch: Watch) -> None:
+    watch.log.grow(20)
+    await watch.monitor().look()
+    fork = watch.log.fork(15)
+    fork.grow(15, says="another")
+    wrong = await watch.wrong(fork)
+    # The first new entry of the fork already names another record before it.
+    assert wrong.what in ("subject", "signer")
+    quiet = watch.log.fork(20)
+    quiet.leaves[3] = replace(quiet.leaves[3], kind="hold")
+    quiet.leaves.append(Leaf("hold", watch.clock.now(), bytes(32), SIGNER, None, (), ()))
+    wrong = await watch.wrong(quiet)
+    assert wrong.what == "rewritten"
+    assert "does not follow" in str(wrong)
+
+
+@pytest.mark.holds("insider-evidence")
+async def test_entries_that_are_not_what_was_signed_are_noticed(watch: Watch) -> None:
+    watch.log.grow(20)
+    honest = watch.log.note
+    watch.log.leaves[7] = replace(watch.log.leaves[7], kind="hold", subjects=(), number=None)
+
+    async def checkpoint() -> str:
+        return honest
+
+    watch.log.leaves[7:] = [replace(leaf, subjects=(), number=None) for leaf in watch.log.leaves[7:]]
+    watch.log.checkpoint = checkpoint  # type: ignore[method-assign]
+    wrong = await watch.wrong(watch.log)
+    assert wrong.what == "rewritten"
+
+
+@pytest.mark.holds("insider-evidence")
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda a, b: (replace(a, subjects=b.subjects), replace(b, subjects=a.subjects)), "subject"),
+        (lambda a, b: (a, replace(b, number=a.number)), "signer"),
+        (lambda a, b: (a, replace(b, subjects=(replace(b.subjects[0], previous=bytes(32)),))), "subject"),
+        (lambda a, b: (a, replace(b, subjects=(replace(b.subjects[0], number=9),))), "subject"),
+        (lambda a, b: (a, replace(b, number=replace(b.number, previous=bytes(32)))), "signer"),
+        (lambda a, b: (a, replace(b, log_time=a.log_time - 1)), "time"),
+    ],
+)
+async def test_a_reordered_chain_is_noticed_though_it_was_signed(
+    watch: Watch, change: object, what: str
+) -> None:
+    """The operator signs a tree over entries whose chains are not whole: number for number it is found."""
+    watch.log.grow(4)
+    await watch.monitor().look()
+    watch.log.grow(4)
+    leaves = watch.log.leaves
+    leaves[5], leaves[7] = change(leaves[5], leaves[7])  # type: ignore[operator]
+    wrong = await watch.wrong(watch.log)
+    assert wrong.what == what
+    assert wrong.index in (5, 6, 7)
+    assert wrong.entry == watch.log.entries[wrong.index]
+
+
+async def test_a_signers_number_that_never_came_is_counted_and_may_come_late(watch: Watch) -> None:
+    watch.log.grow(6)
+    late = watch.log.leaves.pop(2)
+    watch.log.leaves = [replace(leaf, subjects=()) for leaf in watch.log.leaves]
+    assert (await watch.monitor().look()).missing == 1
+    watch.log.leaves.append(replace(late, subjects=()))
+    assert (await watch.monitor().look()).missing == 0
+    watch.log.leaves.append(replace(late, subjects=(), digest=bytes(32)))
+    assert (await watch.wrong(watch.log)).what == "signer"
+
+
+async def test_a_stale_log_is_noticed_by_its_newest_record(watch: Watch) -> None:
+    watch.log.grow(3)
+    minute = 60_000
+    assert (await watch.monitor(max_age=minute).look()).signed.size == 3
+    watch.clock.advance(61)
+    wrong = await watch.wrong(watch.log, max_age=minute)
+    assert wrong.what == "stale"
+    watch.log.grow(1)
+    assert (await watch.monitor(max_age=minute).look()).signed.size == 4
+    watch.clock.set_now(watch.clock.now() - 3_600_000)
+    assert (await watch.wrong(watch.log, max_age=minute)).what == "stale"
+
+
+async def test_witnesses_say_how_old_it_is_and_strangers_count_for_nothing(watch: Watch) -> None:
+    witness, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    policy = parse_witness_policy(
+        f"log {watch.log.verifier_key}\nwitness w {cosigner_key('w', public_of(witness))}\nquorum w\n"
+    )
+    log = watch.log
+    log.grow(3)
+
+    def cosigned(key: Ed25519PrivateKey, name: str = "w") -> str:
+        time = watch.clock.now() // 1000
+        return cosign(log.text, time=time, name=name, public_key=public_of(key), sign=key.sign)
+
+    assert (await watch.wrong(log, policy=policy)).what == "not-witnessed"
+    log.cosignatures = cosigned(stranger) + cosigned(stranger, "other")
+    assert (await watch.wrong(log, policy=policy)).what == "not-witnessed"
+    log.cosignatures += cosigned(witness)
+    look = await watch.monitor(policy=policy, max_age=60_000).look()
+    assert list(look.witnesses) == ["w"]
+    watch.clock.advance(61)
+    wrong = await watch.wrong(log, policy=policy, max_age=60_000)
+    assert wrong.what == "stale"
+    assert "0 are as new" in str(wrong)
+    log.cosignatures = cosigned(witness)
+    watch.clock.set_now(watch.clock.now() - 3_600_000)  # a witness an hour ahead says nothing of now
+    assert (await watch.wrong(log, policy=policy, max_age=60_000)).what == "stale"
+
+
+async def test_another_logs_checkpoint_and_another_key_are_refused(watch: Watch) -> None:
+    watch.log.grow(3)
+    await watch.monitor().look()
+    stranger = replace(watch.log, key=Ed25519PrivateKey.generate())
+    assert (await watch.wrong(stranger)).what == "signature"
+    with pytest.raises(Refused) as caught:
+        Monitor(
+            database=watch.opened[0],
+            source=stranger,
+            key=stranger.verifier_key,
+            policy=None,
+            max_age=None,
+            clock=watch.clock,
+        )
+    assert caught.value.reason is Reason.STATE_CONFLICT
+    other = checkpoint_text("elsewhere/evidence", 0, Frontier.empty().root())
+    note = sign_note(other, name=ORIGIN, public_key=public_of(watch.log.key), sign=watch.log.key.sign)
+    with pytest.raises(Wrong) as wrong:
+        read_checkpoint(note, watch.log.verifier_key)
+    assert wrong.value.what == "another-log"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"\x00\x05abc",
+        encode_bundle([b"a", b"b"]),
+        encode_bundle([b"a"] * 4),
+        b"\x00\x01a" * 3 + b"\x00",
+    ],
+)
+def test_a_bundle_of_another_form_is_refused(data: bytes) -> None:
+    tile = parse_tile("/tile/entries/000.p/3")
+    assert split_bundle(encode_bundle([b"a", b"", b"c"]), tile) == [b"a", b"", b"c"]
+    with pytest.raises(Wrong) as wrong:
+        split_bundle(data, tile)
+    assert wrong.value.what == "malformed"
+
+
+async def test_an_entry_that_is_no_leaf_is_refused(watch: Watch) -> None:
+    watch.log.grow(2)
+
+    async def read(_path: str) -> bytes:
+        return encode_bundle([os.urandom(40), b"x"])
+
+    watch.log.read = read  # type: ignore[method-assign]
+    assert (await watch.wrong(watch.log)).what == "malformed"
+
+
+def test_migrations_make_the_tables() -> None:
+    assert_migrations_match(METADATA, "vigil.monitor.migrations")
