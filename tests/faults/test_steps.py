@@ -102,7 +102,8 @@ async def commands(stack: Stack, steps: list[Step], injected: Callable[[int], No
     for step in steps:
         kills += await dies(stack, shim, step, lambda: flow.give("ada", pump))
         await stack.calm()
-    assert kills >= len(steps) * 2 // 3
+    # A step that was counted may not come again: what follows a command is written together when there is much to do.
+    assert kills >= len(steps) // 2
     injected(kills)
     assert set(flow.refused) <= FOR_NOW, flow.refused
     await flow.check()
