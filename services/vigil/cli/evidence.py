@@ -239,7 +239,10 @@ def reindex(
 
         return reindex_folder(output, options_of(ctx), check=check)
 
+    plainly(ctx, work)
 
+
+@app.command()
 def monitor(
     ctx: typer.Context,
     folder: Annotated[
