@@ -51,8 +51,8 @@ DEVICES: Final = 50_000
 ASKED: Final = 200
 DAYS: Final = 200
 DAY_MS: Final = 86_400_000
-A_COMMIT: Final = 128
-"""Entries under one `recorded`."""
+A_COMMIT: Final = 32
+"""Entries under one `recorded`: more than share a commit at the working size."""
 A_TRANSACTION: Final = 262_144
 """Entries in one transaction of the builder, which nobody waits for: rows of one page are written once."""
 CACHE_KIB: Final = 3_000_000
@@ -69,6 +69,16 @@ def cache() -> Path:
     """Where logs are kept between runs."""
     named = os.environ.get("VIGIL_BENCH_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "vigil" / "bench"
+
+
+def devices(size: int) -> int:
+    """How many live in a log of this size: each has 20 records or more."""
+    return min(DEVICES, size // 20)
+
+
+def asked(count: int) -> range:
+    """The numbers of those that are asked about, spread over all."""
+    return range(0, count - count % ASKED, count // ASKED)
 
 
 def device_name(number: int) -> str:
@@ -112,7 +122,7 @@ class BigLog:
 
     def asked(self) -> list[str]:
         """The devices whose statements are really signed."""
-        return [device_name(number * (DEVICES // ASKED)) for number in range(ASKED)]
+        return [device_name(number) for number in asked(devices(self.size))]
 
 
 def big_log(size: int, told: Told) -> BigLog:
@@ -233,11 +243,10 @@ class _Statements:
         self._began = began
         self._templates = _templates(pki, clock)
         until = began + 2 * DAYS * DAY_MS
+        self._devices = devices(size)
         self._asked = {
-            number * (DEVICES // ASKED): Story(
-                pki, clock, device=device_name(number * (DEVICES // ASKED)), lasts_until=until
-            )
-            for number in range(ASKED)
+            number: Story(pki, clock, device=device_name(number), lasts_until=until)
+            for number in asked(self._devices)
         }
         self._recall = Story(pki, clock, device=device_name(DEVICES), lasts_until=until)
         self._shown: set[bytes] = set()
@@ -247,7 +256,7 @@ class _Statements:
         step, next_step = (DAYS - 2) * DAY_MS / turns, turns // REVOCATIONS
         for turn in range(turns):
             self._clock.set_now(self._began + int(turn * step))
-            number = turn * 7_919 % DEVICES
+            number = turn * 7_919 % self._devices
             if number in self._asked:
                 yield from self._really(self._asked[number])
             else:

@@ -109,6 +109,13 @@ class EvidenceProcess:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def memory_mb(self) -> float:
+        """Resident memory of the running process (proc(5)), MB."""
+        assert self._process is not None
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        [kib] = [int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
+        return kib * 1024 / 1e6
+
     async def exit_code(self) -> int:
         assert self._process is not None
         return await self._process.wait()

@@ -364,7 +364,7 @@ NodeReader = Callable[[int, int], bytes]
 
 def subtrees(size: int) -> list[tuple[int, int]]:
     """The complete subtrees (level, position) that make up a tree of ``size`` leaves, largest first."""
-    return _cover(0, size)
+    return cover(0, size)
 
 
 def read_frontier(size: int, read: NodeReader) -> Frontier:
@@ -374,19 +374,21 @@ def read_frontier(size: int, read: NodeReader) -> Frontier:
 
 def inclusion_path(index: int, size: int, read: NodeReader) -> tuple[bytes, ...]:
     """PATH(index, D_size) of RFC 9162 2.1.3.1, in O(log size) reads. Raises ValueError if there is no such leaf."""
+    return tuple(hash_of(first, end, read) for first, end in siblings(index, size))
+
+
+def siblings(index: int, size: int) -> list[tuple[int, int]]:
+    """The leaves (first, end) under each hash of an inclusion path. Raises ValueError if there is no such leaf."""
     if not 0 <= index < size:
         raise ValueError("no such leaf")
-    path = []
+    found = []
     first, end = 0, size
     while end - first > 1:
         split = first + _largest_power_below(end - first)
-        if index < split:
-            path.append(_hash_of(split, end, read))
-            end = split
-        else:
-            path.append(_hash_of(first, split, read))
-            first = split
-    return tuple(reversed(path))
+        left, right = (first, split), (split, end)
+        found.append(right if index < split else left)
+        first, end = left if index < split else right
+    return found[::-1]
 
 
 def consistency_path(old_size: int, new_size: int, read: NodeReader) -> tuple[bytes, ...]:
@@ -400,22 +402,22 @@ def consistency_path(old_size: int, new_size: int, read: NodeReader) -> tuple[by
     while old_size != end:
         split = first + _largest_power_below(end - first)
         if old_size <= split:
-            path.append(_hash_of(split, end, read))
+            path.append(hash_of(split, end, read))
             end = split
         else:
-            path.append(_hash_of(first, split, read))
+            path.append(hash_of(first, split, read))
             first, whole = split, False
     if not whole:
-        path.append(_hash_of(first, end, read))
+        path.append(hash_of(first, end, read))
     return tuple(reversed(path))
 
 
 def root_of(size: int, read: NodeReader) -> bytes:
     """Root of a stored tree at one of its earlier sizes."""
-    return _hash_of(0, size, read) if size else EMPTY_ROOT
+    return hash_of(0, size, read) if size else EMPTY_ROOT
 
 
-def _cover(first: int, end: int) -> list[tuple[int, int]]:
+def cover(first: int, end: int) -> list[tuple[int, int]]:
     """Complete subtrees of the leaves from ``first``, where a subtree of that size may begin, up to ``end``."""
     cover = []
     while first < end:
@@ -425,10 +427,11 @@ def _cover(first: int, end: int) -> list[tuple[int, int]]:
     return cover
 
 
-def _hash_of(first: int, end: int, read: NodeReader) -> bytes:
-    cover = _cover(first, end)
-    root = read(*cover[-1])
-    for level, position in reversed(cover[:-1]):
+def hash_of(first: int, end: int, read: NodeReader) -> bytes:
+    """The hash over the leaves from ``first``, where a subtree of that size may begin, up to ``end``."""
+    *left, newest = cover(first, end)
+    root = read(*newest)
+    for level, position in reversed(left):
         root = node_hash(read(level, position), root)
     return root
 

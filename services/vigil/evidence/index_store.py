@@ -219,6 +219,12 @@ def numbered(connection: Connection, subject: str, number: int) -> int | None:
     return None if row is None else int(row[0])
 
 
+def newest_of(connection: Connection, subject: str) -> int | None:
+    """The index of a subject's newest record."""
+    row = _row(connection, _NEWEST, (subject,))
+    return None if row is None else int(row[1])
+
+
 def records_below(connection: Connection, subject: str, below: int) -> int:
     """How many of a subject's records stand below an index: numbers and indexes rise together."""
     row = _row(connection, _NEWEST, (subject,))

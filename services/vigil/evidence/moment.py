@@ -18,13 +18,14 @@ from vigil.core.clock import Clock
 from vigil.core.moment import REVOCATION_LOG, STEPS, Role
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence import index_store
-from vigil.evidence.domain import Checkpoint, Scope, is_subject, not_in_scope, scope_of
+from vigil.evidence.domain import Checkpoint, Leaf, Scope, is_subject, not_in_scope, scope_of
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.proved import Records, Row
 from vigil.evidence.service import Checkpointer
 from vigil.evidence.store import StoredEntry, has_visible_record
 from vigil.storage import Database
 
+_IAT: Final = 6
 MAX_HOLDS: Final = 32
 MAX_REVOCATIONS: Final = 16
 """Of each thing that can be revoked."""
@@ -38,6 +39,7 @@ class Shown:
     """A record with what it tells and its inclusion path; a withheld one has no statement."""
 
     entry: StoredEntry
+    leaf: Leaf
     roles: tuple[Role, ...]
     path: tuple[bytes, ...]
     withheld: bool
@@ -100,7 +102,7 @@ class Moments:
         scope = scope_of(reader)
 
         def read(connection: Connection) -> State:
-            if not has_visible_record(connection, subject, scope):
+            if not _is_visible(connection, subject, scope):
                 raise not_in_scope("device")
             below = checkpoint.size
             if as_of:
@@ -109,6 +111,15 @@ class Moments:
             return _answer(chosen, checkpoint, scope, below)
 
         return await self._database.read(read)
+
+
+def _is_visible(connection: Connection, subject: str, scope: Scope) -> bool:
+    """Whether the scope covers any record of the subject; most often its newest."""
+    newest = index_store.newest_of(connection, subject)
+    if newest is None:
+        return False
+    row = Records(connection).row(newest)
+    return scope.covers(row.organization, row.site) or has_visible_record(connection, subject, scope)
 
 
 def check_moment(time: int, as_of: int, *, now: int) -> None:
@@ -149,6 +160,7 @@ class _Choice:
         self._below = below
         self._records = Records(connection)
         self._chosen = _Chosen(self._records)
+        self._payloads: dict[int, dict[Any, Any]] = {}
 
     def made(self) -> _Chosen:
         chosen = self._chosen
@@ -185,7 +197,7 @@ class _Choice:
             return None
         row = self._records.row(found[0])
         self._chosen.add(result, row.index)
-        digest = _payload(row).get("evidence")
+        digest = self._payload(row).get("evidence")
         index = self._records.index_of(digest) if isinstance(digest, bytes) else None
         if index is None or index >= self._below:
             return row, None
@@ -209,7 +221,7 @@ class _Choice:
         subjects = [self._subject]
         if before is not None:
             result, evidence = before
-            measured = _payload(result).get("measurements")
+            measured = self._payload(result).get("measurements")
             if isinstance(measured, dict):
                 for name, kind in (
                     ("firmware", "build"),
@@ -248,12 +260,31 @@ class _Choice:
             self._connection,
             self._subject,
             "receipt",
-            after=_said(before[1] or before[0]) if before else self._time,
+            after=self._said(before[1] or before[0]) if before else self._time,
             until=until,
             below=self._below,
             limit=MAX_RECEIPTS + 1,
         )
         self._many(Role.RECEIPT, found, MAX_RECEIPTS)
+
+    def _said(self, row: Row) -> int:
+        """When its signer says to have signed it (ms), never later than the log took it."""
+        sign1 = self._sign1(row)
+        issued = None if sign1 is None else sign1.claims.get(_IAT)
+        return min(issued * 1000, row.leaf.log_time) if isinstance(issued, int) else row.leaf.log_time
+
+    def _payload(self, row: Row) -> dict[Any, Any]:
+        """What it says; nothing where it was erased or cannot be read."""
+        found = self._payloads.get(row.index)
+        if found is None:
+            found = self._payloads[row.index] = _decoded(self._sign1(row))
+        return found
+
+    def _sign1(self, row: Row) -> cose.Sign1 | None:
+        try:
+            return cose.parse(row.statement)
+        except Refused:
+            return None
 
     def _below_time(self, after: tuple[Row, Row | None] | None) -> int:
         return index_store.EVER if after is None else after[0].leaf.log_time
@@ -295,12 +326,13 @@ class _Choice:
 
 
 def _answer(chosen: _Chosen, checkpoint: Checkpoint, scope: Scope, below: int) -> State:
+    indexes = sorted(chosen.roles)
     return State(
         considered=below,
         checkpoint=checkpoint,
         records=tuple(
-            _shown(chosen.records, index, roles, checkpoint.size, scope)
-            for index, roles in sorted(chosen.roles.items())
+            _shown(chosen.records, index, chosen.roles[index], path, scope)
+            for index, path in zip(indexes, chosen.records.paths(indexes, checkpoint.size), strict=True)
         ),
         chain=chosen.chain,
         first_number=chosen.first_number,
@@ -309,12 +341,12 @@ def _answer(chosen: _Chosen, checkpoint: Checkpoint, scope: Scope, below: int) -
     )
 
 
-def _shown(records: Records, index: int, roles: list[Role], size: int, scope: Scope) -> Shown:
-    entry = records.entry(index)
+def _shown(records: Records, index: int, roles: list[Role], path: tuple[bytes, ...], scope: Scope) -> Shown:
+    entry, row = records.entry(index), records.row(index)
     withheld = not scope.covers(entry.organization, entry.site)
     if withheld:
-        entry = _withheld(entry, records.row(index))
-    return Shown(entry, tuple(roles), records.path(index, size), withheld)
+        entry = _withheld(entry, row)
+    return Shown(entry, row.leaf, tuple(roles), path, withheld)
 
 
 def _withheld(entry: StoredEntry, row: Row) -> StoredEntry:
@@ -333,19 +365,9 @@ def _withheld(entry: StoredEntry, row: Row) -> StoredEntry:
     )
 
 
-def _said(row: Row) -> int:
-    """When its signer says to have signed it (ms), never later than the log took it."""
+def _decoded(sign1: cose.Sign1 | None) -> dict[Any, Any]:
     try:
-        issued = cose.parse(row.statement).claims.get(6)
-    except Refused:
-        return row.leaf.log_time
-    return min(issued * 1000, row.leaf.log_time) if isinstance(issued, int) else row.leaf.log_time
-
-
-def _payload(row: Row) -> dict[Any, Any]:
-    """What it says; nothing where it was erased or cannot be read."""
-    try:
-        payload = cbor.decode(cose.parse(row.statement).payload)
+        payload = None if sign1 is None else cbor.decode(sign1.payload)
     except Refused:
         return {}
     return payload if isinstance(payload, dict) else {}

@@ -4,19 +4,22 @@ Each costs a few look-ups by key, and what they share (the tree's right edge, a 
 once. So that an answer takes the same time in a log of any size, the statements are the driver's own.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Select, bindparam, literal_column, select
 
 from vigil.core import cbor, cose, merkle
-from vigil.evidence.domain import Leaf, decode_leaf, inclusion_path, recorded_leaf
+from vigil.evidence.domain import Leaf, cover, decode_leaf, hash_of, recorded_leaf, siblings
 from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.evidence.tables import BODY, CERTIFICATE, ENTRY, GROUP_COMMIT, NODE, STATEMENT
 from vigil.storage.rows import compiled, run
 
+NODES_AT_ONCE: Final = 12
+"""Nodes of one level in one look-up."""
 _sql = cache(compiled)
 
 _ENTRY = (
@@ -31,8 +34,9 @@ _DIGESTS = (
     .order_by(ENTRY.c.idx)
 )
 _BY_DIGEST = select(ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
-_NODE = select(NODE.c.hash).where(
-    NODE.c.level == bindparam("level"), NODE.c.position == bindparam("position")
+_NODES = select(NODE.c.position, NODE.c.hash).where(
+    NODE.c.level == bindparam("level"),
+    NODE.c.position.in_([bindparam(f"position{place}") for place in range(NODES_AT_ONCE)]),
 )
 _COMMIT = (
     select(GROUP_COMMIT.c.first, GROUP_COMMIT.c["items"], GROUP_COMMIT.c.signer, GROUP_COMMIT.c.recorded)
@@ -67,7 +71,6 @@ class Records:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._rows: dict[int, Row] = {}
-        self._nodes: dict[tuple[int, int], bytes] = {}
         self._commits: dict[int, tuple[int, int, bytes, list[bytes]]] = {}
         self._chains: dict[bytes, tuple[bytes, ...]] = {}
 
@@ -85,7 +88,7 @@ class Records:
 
     def leaves(self, indexes: Iterable[int]) -> list[bytes]:
         """The leaves of entries."""
-        return [self.row(index).data for index in indexes]
+        return [self.leaf(index) for index in indexes]
 
     def index_of(self, digest: bytes) -> int | None:
         """Where a statement is recorded."""
@@ -114,7 +117,46 @@ class Records:
 
     def path(self, index: int, size: int) -> tuple[bytes, ...]:
         """The inclusion path of an entry in the tree of the first ``size``."""
-        return inclusion_path(index, size, self._node)
+        return self.paths([index], size)[0]
+
+    def paths(self, indexes: Sequence[int], size: int) -> list[tuple[bytes, ...]]:
+        """The inclusion paths of entries in the tree of the first ``size``; every node of them is read at once."""
+        paths = [siblings(index, size) for index in indexes]
+        spans = dict.fromkeys(itertools.chain.from_iterable(paths))
+        nodes = self._read_nodes(list(dict.fromkeys(key for span in spans for key in cover(*span))))
+        hashes = {span: hash_of(*span, lambda level, position: nodes[level, position]) for span in spans}
+        return [tuple(hashes[span] for span in path) for path in paths]
+
+    def _read_nodes(self, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        found = {
+            (0, position): merkle.leaf_hash(self.leaf(position)) for level, position in keys if not level
+        }
+        levels: dict[int, list[int]] = {}
+        for level, position in keys:
+            if level:
+                levels.setdefault(level, []).append(position)
+        sql = _sql(_NODES, self._connection.dialect)
+        for level, positions in levels.items():
+            for start in range(0, len(positions), NODES_AT_ONCE):
+                page = positions[start : start + NODES_AT_ONCE]
+                page += page[-1:] * (NODES_AT_ONCE - len(page))
+                rows = run(self._connection, sql, (level, *page))
+                found |= {(level, position): hashed for position, hashed in rows}
+        for level, position in keys:
+            if (level, position) not in found:
+                raise LookupError(f"the log's tree lacks the subtree {position} of level {level}")
+        return found
+
+    def leaf(self, index: int) -> bytes:
+        """One leaf."""
+        row = self._rows.get(index)
+        if row is not None:
+            return row.data
+        stored = self._one(_LEAF, (index,))
+        if stored is None:
+            raise LookupError(f"the log lacks the entry {index}")
+        data: bytes = stored[0]
+        return data
 
     def _place(self, index: int) -> RecordedPlace:
         first, items, recorded, leaves = self._commit(index)
@@ -134,17 +176,6 @@ class Records:
         leaves = [recorded_leaf(place, digest) for place, (digest,) in enumerate(digests, first)]
         found = first, items, cose.with_chain(statement, self._chain(signer)), leaves
         self._commits[first] = found
-        return found
-
-    def _node(self, level: int, position: int) -> bytes:
-        key = level, position
-        found = self._nodes.get(key)
-        if found is None:
-            row = self._one(_NODE, key) if level else self._one(_LEAF, (position,))
-            if row is None:
-                raise LookupError(f"the log's tree lacks the subtree {position} of level {level}")
-            found = row[0] if level else merkle.leaf_hash(row[0])
-            self._nodes[key] = found
         return found
 
     def _chain(self, thumbprint: bytes) -> tuple[bytes, ...]:

@@ -21,7 +21,6 @@ from vigil.evidence.domain import (
     check_advance,
     checkpoint_text,
     consistency_path,
-    inclusion_path,
     is_subject,
     not_in_scope,
     open_note,
@@ -30,6 +29,7 @@ from vigil.evidence.domain import (
     verifier_key,
 )
 from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.proved import Records
 from vigil.evidence.sequencer import LogDamagedError, Sequencer
 from vigil.evidence.store import StoredEntry
 from vigil.storage import Database
@@ -225,9 +225,7 @@ class LogReader:
         if index >= checkpoint.size:
             raise _field("size", "That checkpoint does not cover that record.")
         signed = checkpoint
-        path = await self._database.read(
-            lambda connection: inclusion_path(index, signed.size, store.node_reader(connection))
-        )
+        path = await self._database.read(lambda connection: Records(connection).path(index, signed.size))
         return Inclusion(index, path, signed)
 
     async def consistency(self, old_size: int, new_size: int) -> Consistency:

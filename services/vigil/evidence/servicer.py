@@ -8,7 +8,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.certificates import Identity, Kind
-from vigil.evidence.domain import decode_leaf, not_in_scope
+from vigil.evidence.domain import Leaf, decode_leaf, not_in_scope
 from vigil.evidence.erasing_servicer import erased_message
 from vigil.evidence.intake import Submission
 from vigil.evidence.moment import Moments, Shown
@@ -188,7 +188,7 @@ def _response(outcomes: list[Outcome]) -> evidence_pb2.AppendResponse:
 def _shown(shown: Shown) -> evidence_pb2.StateRecord:
     roles = [evidence_pb2.RecordRole.ValueType(role) for role in shown.roles]
     return evidence_pb2.StateRecord(
-        entry=_entry(shown.entry), roles=roles, inclusion_path=shown.path, withheld=shown.withheld
+        entry=_entry(shown.entry, shown.leaf), roles=roles, inclusion_path=shown.path, withheld=shown.withheld
     )
 
 
@@ -196,8 +196,8 @@ def _recorded(place: RecordedPlace) -> evidence_pb2.RecordedItem:
     return evidence_pb2.RecordedItem(recorded=place.recorded, index=place.index, path=place.path)
 
 
-def _entry(entry: StoredEntry) -> evidence_pb2.Entry:
-    leaf = decode_leaf(entry.leaf)
+def _entry(entry: StoredEntry, leaf: Leaf | None = None) -> evidence_pb2.Entry:
+    leaf = leaf or decode_leaf(entry.leaf)
     return evidence_pb2.Entry(
         index=entry.index,
         leaf=entry.leaf,

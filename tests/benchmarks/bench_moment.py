@@ -1,0 +1,227 @@
+"""'What did this pump run at that moment', with proofs, in a log of 10 million entries, beside the bare look-up.
+
+The real service on a log that was built once and is kept (`big_log`): mTLS, the newest checkpoint, every record with
+its certificates, promise and inclusion path, the chain of the device's records. Devices and moments are random.
+The log has been read before, as a log in use has.
+"""
+
+import random
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.benchmarks.big_log import BigLog, KeptPki, big_log
+from tests.benchmarks.result import Growth, Progress, Result, Row, percentile, split, under
+from tests.support.evidence import EvidenceProcess
+from vigil.api.evidence.v1 import evidence_pb2 as pb
+from vigil.api.evidence.v1 import evidence_pb2_grpc
+from vigil.cli.moment import answer_of
+from vigil.core.clock import SystemClock
+from vigil.rpc.channel import Channels
+from vigil.verify import check_checkpoint
+from vigil.verify.moment import Sure, work_out
+
+TITLE = "What a pump ran at a moment, with proofs"
+
+SMALL: Final = 1_000_000
+LARGE: Final = 10_000_000
+QUICK_SMALL: Final = 20_000
+QUICK_LARGE: Final = 200_000
+QUESTIONS: Final = 1_000
+WARM: Final = 600
+VERIFIED: Final = 40
+"""Answers that are also worked out as a reader does, and must hold."""
+SEED: Final = 7
+
+
+async def run(progress: Progress, *, quick: bool = False) -> Result:
+    """Measure both sizes, the larger one beside its floor."""
+    sizes = (QUICK_SMALL, QUICK_LARGE) if quick else (SMALL, LARGE)
+    logs = [
+        big_log(sizes[0], split(progress, 0.0, 0.08)),
+        big_log(sizes[1], split(progress, 0.08, 0.8)),
+    ]
+    small = await _measured(logs[0], split(progress, 0.8, 0.9))
+    large = await _measured(logs[1], split(progress, 0.9, 1.0))
+    return Result(rows=_rows(large, sizes[1]), parts=_parts(large), growth=_growth(small, large, sizes))
+
+
+def _rows(figures: dict[str, float], size: int) -> tuple[Row, ...]:
+    where = f"in {size:,} entries"
+    floor = {
+        "floor": figures["bare_ms"],
+        "floor_is": "the bare look-up of one row of the index, in the process",
+    }
+    return (
+        Row(
+            work=f"a moment of a device with its proofs, {where}, p99",
+            figure=figures["moment_p99_ms"],
+            unit="ms",
+            target=under(5),
+            **floor,  # type: ignore[arg-type]
+        ),
+        Row(
+            work="the same, p50",
+            figure=figures["moment_p50_ms"],
+            unit="ms",
+            note=f"{figures['records']:.0f} records and {figures['bytes'] / 1024:.0f} KiB an answer",
+        ),
+        Row(
+            work="the reader's part: every signature and proof verified, the facts worked out, p50",
+            figure=figures["verified_ms"],
+            unit="ms",
+        ),
+        Row(
+            work=f"an inclusion proof and its checkpoint alone, {where}, p50",
+            figure=figures["proof_p50_ms"],
+            unit="ms",
+            target=under(1),
+        ),
+        Row(work="the same, p99", figure=figures["proof_p99_ms"], unit="ms"),
+        Row(work="memory of the service", figure=figures["memory_mb"], unit="MB"),
+    )
+
+
+def _parts(figures: dict[str, float]) -> tuple[str, ...]:
+    return (
+        f"a call over mTLS that reads nothing (the newest checkpoint): p50 {figures['call_ms']:.2f} ms",
+        f"CPU of the service a moment: {figures['moment_cpu_ms']:.2f} ms",
+    )
+
+
+def _growth(small: dict[str, float], large: dict[str, float], sizes: tuple[int, int]) -> tuple[Growth, ...]:
+    grown = f"entries in the log, {sizes[0]:,} to {sizes[1]:,}"
+
+    def row(what: str, name: str, unit: str, reading: str) -> Growth:
+        return Growth(
+            what=f"{grown}: {what}", small=small[name], large=large[name], unit=unit, reading=reading
+        )
+
+    return (
+        row(
+            "a moment with proofs, p50",
+            "moment_p50_ms",
+            "ms",
+            "1.0 is an answer that does not wait for the log",
+        ),
+        row("a moment with proofs, p99", "moment_p99_ms", "ms", "the same"),
+        row("an inclusion proof alone, p50", "proof_p50_ms", "ms", "a path has the tree's height"),
+        row(
+            "the service's memory, after the questions",
+            "memory_mb",
+            "MB",
+            "1.0 is a log that is not in memory",
+        ),
+        row("the service's start", "start_s", "s", "1.0 is a start that reads the log's edge and no more"),
+    )
+
+
+async def _measured(log: BigLog, progress: Progress) -> dict[str, float]:
+    pki = KeptPki(log.pki, clock=SystemClock())
+    process = EvidenceProcess(pki, log.folder)
+    began = time.perf_counter()
+    await process.start()
+    figures = {"start_s": time.perf_counter() - began}
+    try:
+        reader = pki.person("p-reader", "auditor")
+        channels = Channels(tls=reader.tls_files, trust_domain=pki.trust_domain, clock=SystemClock())
+        stub: Any = evidence_pb2_grpc.EvidenceReadServiceStub(channels.service(process.address, "evidence"))
+        questions = _questions(log, QUESTIONS + WARM)
+        await _moments(stub, questions[:WARM])
+        progress(0.4)
+        used = process.cpu_seconds()
+        times, answers = await _moments(stub, questions[WARM:])
+        used = process.cpu_seconds() - used
+        progress(0.8)
+        figures |= {
+            "moment_p50_ms": percentile(times, 0.5),
+            "moment_p99_ms": percentile(times, 0.99),
+            "moment_cpu_ms": used * 1000 / len(times),
+            "records": sum(len(one.records) for one in answers) / len(answers),
+            "bytes": sum(one.ByteSize() for one in answers) / len(answers),
+        }
+        figures |= await _alone(stub, log.size)
+        figures["memory_mb"] = process.memory_mb()
+        figures["verified_ms"] = _verified(pki, answers[:: len(answers) // VERIFIED])
+        await channels.close()
+    finally:
+        await process.stop()
+    figures["bare_ms"] = _bare(log)
+    progress(1.0)
+    return figures
+
+
+def _questions(log: BigLog, count: int) -> list[pb.GetStateAtRequest]:
+    chance = random.Random(SEED)
+    devices = log.asked()
+    return [
+        pb.GetStateAtRequest(device_id=chance.choice(devices), time_ms=chance.randrange(log.began, log.ended))
+        for _ in range(count)
+    ]
+
+
+async def _moments(stub: Any, questions: list[pb.GetStateAtRequest]) -> tuple[list[float], list[pb.StateAt]]:
+    answers: list[pb.StateAt] = []
+
+    async def ask(question: pb.GetStateAtRequest) -> None:
+        answers.append(await stub.GetStateAt(question))
+
+    return await _timed(ask, questions), answers
+
+
+async def _timed(ask: Callable[[Any], Awaitable[None]], questions: list[Any]) -> list[float]:
+    """Milliseconds of each, one after the other."""
+    times = []
+    for question in questions:
+        began = time.perf_counter()
+        await ask(question)
+        times.append((time.perf_counter() - began) * 1000)
+    return times
+
+
+async def _alone(stub: Any, size: int) -> dict[str, float]:
+    chance = random.Random(SEED)
+    proofs = [pb.GetInclusionProofRequest(index=chance.randrange(size)) for _ in range(QUESTIONS + WARM)]
+    calls = [pb.GetCheckpointRequest()] * QUESTIONS
+    times = (await _timed(stub.GetInclusionProof, proofs))[WARM:]
+    return {
+        "proof_p50_ms": percentile(times, 0.5),
+        "proof_p99_ms": percentile(times, 0.99),
+        "call_ms": percentile(await _timed(stub.GetCheckpoint, calls), 0.5),
+    }
+
+
+def _verified(pki: KeptPki, answers: list[pb.StateAt]) -> float:
+    """Work answers out as a reader does. Raises AssertionError where one does not hold."""
+    times = []
+    for one in answers:
+        began = time.perf_counter()
+        tree = check_checkpoint(
+            one.checkpoint.note, verifier_key=one.checkpoint.verifier_key, trust_domain=pki.trust_domain
+        )
+        moment = work_out(answer_of(one), tree=tree, verifier=pki.verifier)
+        times.append((time.perf_counter() - began) * 1000)
+        assert moment.holds, [
+            finding for seen in moment.seen for finding in seen.findings if not finding.holds
+        ]
+        assert moment.sure["firmware"] is not Sure.NO_EVIDENCE
+    return percentile(times, 0.5)
+
+
+def _bare(log: BigLog) -> float:
+    """One row of the index by its key, with nothing around it: median of many (ms)."""
+    path = Path(log.folder) / "evidence" / "evidence.db"
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    query = (
+        "SELECT idx FROM subject_time WHERE subject = ? AND kind = 'result' AND time <= ?"
+        " ORDER BY time DESC, idx DESC LIMIT 1"
+    )
+    times = []
+    for one in _questions(log, QUESTIONS):
+        began = time.perf_counter()
+        connection.execute(query, (f"device/{one.device_id}", one.time_ms)).fetchone()
+        times.append((time.perf_counter() - began) * 1000)
+    connection.close()
+    return percentile(times, 0.5)
