@@ -218,3 +218,26 @@ class Merger:
         del self._pending[:size]
         self.subjects += size // ITEM_BYTES
         return page
+
+
+class Collector:
+    """Gathers the news of a stretch of the log, record by record in the order of the log."""
+
+    def __init__(self) -> None:
+        self.news: dict[bytes, News] = {}
+        self.names: dict[bytes, str] = {}
+        self.breaks: set[bytes] = set()
+        self._keys: dict[str, bytes] = {}
+
+    def add(self, subject: str, *, number: int, previous: bytes, leaf: bytes) -> None:
+        """One record's link under one of its subjects; ``leaf`` is the hash of its leaf."""
+        key = self._keys.get(subject)
+        if key is None:
+            key = self._keys[subject] = subject_key(subject)
+            self.names[key] = subject
+            self.news[key] = News(number, previous, number, leaf)
+            return
+        known = self.news[key]
+        if number != known.number + 1 or not compare_digest(previous, known.leaf):
+            self.breaks.add(key)
+        known.number, known.leaf = number, leaf

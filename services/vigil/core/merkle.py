@@ -126,8 +126,19 @@ def verify_consistency(
         return not path and compare_digest(old_root, new_root)
     if old_size == 0:
         return not path and compare_digest(old_root, EMPTY_ROOT)
-    if not path:
-        return False
+    found = root_of_consistency(old_size=old_size, new_size=new_size, old_root=old_root, path=path)
+    return found is not None and compare_digest(found, new_root)
+
+
+def root_of_consistency(
+    *, old_size: int, new_size: int, old_root: bytes, path: Sequence[bytes]
+) -> bytes | None:
+    """Compute the new tree's root that ``path`` leads to from the old one (RFC 9162 section 2.1.4.2).
+
+    None where the path does not belong to the old root, or to a growth from ``old_size`` (above 0) to more.
+    """
+    if not 0 < old_size < new_size or not path or any(len(node) != HASH_BYTES for node in path):
+        return None
     nodes = list(path)
     if old_size & (old_size - 1) == 0:
         nodes.insert(0, old_root)
@@ -137,7 +148,7 @@ def verify_consistency(
     old, new = nodes[0], nodes[0]
     for node in nodes[1:]:
         if new_at == 0:
-            return False
+            return None
         if old_at & 1 or old_at == new_at:
             old, new = node_hash(node, old), node_hash(node, new)
             while not old_at & 1 and old_at:
@@ -145,7 +156,7 @@ def verify_consistency(
         else:
             new = node_hash(new, node)
         old_at, new_at = old_at >> 1, new_at >> 1
-    return new_at == 0 and compare_digest(old, old_root) and compare_digest(new, new_root)
+    return new if new_at == 0 and compare_digest(old, old_root) else None
 
 
 def _largest_power_below(size: int) -> int:

@@ -12,17 +12,19 @@ from vigil.core.statements.opened import open_signer
 from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Refused
 from vigil.evidence import store
+from vigil.evidence.census import CensusTaker
 from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
 from vigil.evidence.erasing import Erasing
 from vigil.evidence.erasing_servicer import EvidenceErasureServicer
 from vigil.evidence.indexer import Indexer
-from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.metrics import CensusMetrics, LogMetrics
 from vigil.evidence.moment import Moments
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
 from vigil.evidence.signers import Signers
+from vigil.evidence.subject_proofs import SubjectProver
 from vigil.evidence.tables import METADATA
 from vigil.evidence.tile_server import ServerTls, TileServer
 from vigil.evidence.tiles import TileReader
@@ -70,6 +72,31 @@ def _confirmed_time(
     newest = database.read_now(store.load_state).time
     return confirmed_time(
         read_folder(config.confirmations), verifier, era=None, durable=newest, now=process.clock.now()
+    )
+
+
+def open_census(
+    config: EvidenceConfig,
+    process: Process,
+    *,
+    database: Database,
+    sequencer: Sequencer,
+    verifier: ChainVerifier,
+    log_key: str,
+) -> CensusTaker:
+    """Wire the taker of censuses. Raises CERTIFICATE_INVALID when the log's signer was not made for them."""
+    signer = open_signer(
+        config.signer_certificate, config.signer_key, "census", verifier, at=process.clock.now()
+    )
+    return CensusTaker(
+        database=database,
+        sequencer=sequencer,
+        scribes=lambda: signer.scribe(clock=process.clock, entropy=process.entropy),
+        origin=origin_of(config.trust_domain),
+        log_key=log_key,
+        interval=config.census_seconds,
+        clock=process.clock,
+        metrics=CensusMetrics(process.metrics),
     )
 
 
@@ -137,6 +164,15 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
     )
     book = open_book(config, database=database, log_key=key.verifier_key, metrics=metrics)
+    census = open_census(
+        config,
+        process,
+        database=database,
+        sequencer=sequencer,
+        verifier=verifier(),
+        log_key=key.verifier_key,
+    )
+    prover = SubjectProver(database=database, sequencer=sequencer, checkpointer=checkpointer)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
     )
@@ -144,6 +180,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         process.supervise("sequencer", sequencer.run()),
         process.supervise("checkpoints", checkpointer.run()),
         process.supervise("index", indexer.run()),
+        process.supervise("census", census.run()),
     ]
     if book.policy.witnesses:
         sending = send_to_witnesses(
@@ -172,7 +209,17 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         tls=config.tls,
         clock=process.clock,
         listen=config.listen,
-        servicers=[*_servicers(sequencer, reader, checkpointer, book, moments), _erasure(erasing)],
+        servicers=[
+            *_servicers(
+                sequencer=sequencer,
+                reader=reader,
+                checkpointer=checkpointer,
+                book=book,
+                moments=moments,
+                prover=prover,
+            ),
+            _erasure(erasing),
+        ],
         revocation_check=None if revoked is None else revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
@@ -208,7 +255,13 @@ async def _serve_tiles(config: EvidenceConfig, process: Process, reader: TileRea
 
 
 def _servicers(
-    sequencer: Sequencer, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook, moments: Moments
+    *,
+    sequencer: Sequencer,
+    reader: LogReader,
+    checkpointer: Checkpointer,
+    book: WitnessBook,
+    moments: Moments,
+    prover: SubjectProver,
 ) -> list[Servicer]:
     return [
         (
@@ -218,7 +271,9 @@ def _servicers(
         ),
         (
             evidence_pb2_grpc.add_EvidenceReadServiceServicer_to_server,
-            EvidenceReadServicer(reader=reader, checkpointer=checkpointer, book=book, moments=moments),
+            EvidenceReadServicer(
+                reader=reader, checkpointer=checkpointer, book=book, moments=moments, prover=prover
+            ),
             "vigil.api.evidence.v1.EvidenceReadService",
         ),
     ]

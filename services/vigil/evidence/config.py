@@ -23,7 +23,13 @@ class EvidenceConfig(BaseServiceConfig):
         default=None,
         description="A C2SP tlog-policy: the witnesses that checkpoints are sent to, and how many are enough.",
     )
-
+    census_seconds: float = Field(
+        default=60.0,
+        ge=1.0,
+        le=86_400.0,
+        description="How often a census of all subjects is taken while there is news; never more than a twentieth of "
+        "the time.",
+    )
     tiles_listen: str = Field(
         default="",
         description="host:port for the log's tiles (C2SP tlog-tiles), read by anybody; empty serves none.",

@@ -64,3 +64,37 @@ class LogMetrics:
 
     def witness_trouble(self, name: str, what: str) -> None:
         self._trouble.labels(name, what).inc()
+
+
+class CensusMetrics:
+    """What is counted of a log's censuses."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._size = Gauge(
+            "vigil_evidence_census_size", "Entries that the newest census covers.", registry=registry
+        )
+        self._subjects = Gauge(
+            "vigil_evidence_census_subjects", "Subjects in the newest census.", registry=registry
+        )
+        self._seconds = Gauge(
+            "vigil_evidence_census_seconds", "How long the newest census took.", registry=registry
+        )
+        self._broken = Counter(
+            "vigil_evidence_census_breaks",
+            "Subjects found whose records do not follow one another.",
+            registry=registry,
+        )
+        self._damaged = Counter(
+            "vigil_evidence_census_damages", "Stored trees found damaged, and made anew.", registry=registry
+        )
+
+    def taken(self, *, size: int, subjects: int, seconds: float) -> None:
+        self._size.set(size)
+        self._subjects.set(subjects)
+        self._seconds.set(seconds)
+
+    def broken(self, count: int) -> None:
+        self._broken.inc(count)
+
+    def damaged(self) -> None:
+        self._damaged.inc()

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from vigil.core.certificates import Identity
 from vigil.core.digest import DIGEST_BYTES
 from vigil.core.keys import load_private_key, store_private_key
+from vigil.core.receipts import CONSISTENCY, INCLUSION, Proof, sign_receipt
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence import store
 from vigil.evidence.domain import (
@@ -46,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class LogKey:
-    """The log's own Ed25519 key, which signs checkpoints and nothing else."""
+    """The log's own Ed25519 key, which signs checkpoints, and receipts over the roots of checkpoints."""
 
     def __init__(self, key: Ed25519PrivateKey, *, origin: str) -> None:
         self._key = key
@@ -78,6 +79,10 @@ class LogKey:
         text = checkpoint_text(self.origin, size, root)
         return sign_note(text, name=self.origin, public_key=self._public, sign=self._key.sign)
 
+    def receipt(self, proof: Proof, root: bytes) -> bytes:
+        """Sign a COSE Receipt over a root of which there is a checkpoint. Raises FIELD_INVALID for an empty path."""
+        return sign_receipt(proof, root, origin=self.origin, public_key=self._public, sign=self._key.sign)
+
 
 class Checkpointer:
     """Signs checkpoints that only go forward. Raises LogDamagedError if another key signed the newest one."""
@@ -99,6 +104,10 @@ class Checkpointer:
     def verifier_key(self) -> str:
         """The log's key as C2SP writes it."""
         return self._key.verifier_key
+
+    def receipt(self, proof: Proof, checkpoint: Checkpoint) -> bytes:
+        """A COSE Receipt under a signed checkpoint (RFC 9942). Raises FIELD_INVALID for a proof without a path."""
+        return self._key.receipt(proof, checkpoint.root)
 
     async def newest(self, *, covering: int | None = None) -> Checkpoint:
         """Answer the newest checkpoint; one signed at once if none yet covers ``covering`` leaves."""
@@ -141,6 +150,7 @@ class Inclusion:
     index: int
     path: tuple[bytes, ...]
     checkpoint: Checkpoint
+    receipt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +158,7 @@ class Consistency:
     old_size: int
     new_size: int
     path: tuple[bytes, ...]
+    receipt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +223,11 @@ class LogReader:
         """The newest checkpoint, at most about a second behind the log. A proof of something newer brings its own."""
         return await self._checkpointer.newest()
 
-    async def inclusion(self, index: int, size: int) -> Inclusion:
-        """Prove a leaf under the checkpoint of ``size`` leaves, 0 for the newest. Raises RESOURCE_NOT_FOUND."""
+    async def inclusion(self, index: int, size: int, *, receipt: bool = False) -> Inclusion:
+        """Prove a leaf under the checkpoint of ``size`` leaves, 0 for the newest; with a COSE Receipt if asked for.
+
+        Raises RESOURCE_NOT_FOUND, FIELD_INVALID.
+        """
         covering = max(index + 1, size)
         if covering > (await self._sequencer.state()).size:
             raise _absent("record", index if size <= index else size - 1)
@@ -226,10 +240,16 @@ class LogReader:
             raise _field("size", "That checkpoint does not cover that record.")
         signed = checkpoint
         path = await self._database.read(lambda connection: Records(connection).path(index, signed.size))
-        return Inclusion(index, path, signed)
+        made = b""
+        if receipt:
+            made = self._checkpointer.receipt(Proof(INCLUSION, signed.size, index, path), signed)
+        return Inclusion(index, path, signed, made)
 
-    async def consistency(self, old_size: int, new_size: int) -> Consistency:
-        """Prove the log of ``old_size`` leaves a prefix of that of ``new_size``; 0 is the newest checkpoint's."""
+    async def consistency(self, old_size: int, new_size: int, *, receipt: bool = False) -> Consistency:
+        """Prove the log of ``old_size`` leaves a prefix of that of ``new_size``; 0 is the newest checkpoint's.
+
+        A COSE Receipt is made for a new size that has a checkpoint. Raises RESOURCE_NOT_FOUND, FIELD_INVALID.
+        """
         if new_size:
             if new_size > (await self._sequencer.state()).size:
                 raise _absent("record", new_size - 1)
@@ -240,7 +260,13 @@ class LogReader:
         path = await self._database.read(
             lambda connection: consistency_path(old_size, new_size, store.node_reader(connection))
         )
-        return Consistency(old_size, new_size, path)
+        made = b""
+        if receipt:
+            signed = await self._database.read(lambda connection: store.load_checkpoint(connection, new_size))
+            if signed is None:
+                raise _absent("checkpoint of that size", new_size)
+            made = self._checkpointer.receipt(Proof(CONSISTENCY, old_size, new_size, path), signed)
+        return Consistency(old_size, new_size, path, made)
 
 
 def _page(connection: Connection, rows: Sequence[tuple[int, int]], limit: int) -> Page:

@@ -15,6 +15,7 @@ from vigil.evidence.moment import Moments, Shown
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
+from vigil.evidence.subject_proofs import SubjectProver
 from vigil.evidence.witness_book import Held, WitnessBook
 from vigil.rpc.caller import caller_of, scope_filtered
 from vigil.rpc.stream_server import serve_exchange
@@ -49,10 +50,17 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
     """Answers people's questions."""
 
     def __init__(
-        self, *, reader: LogReader, checkpointer: Checkpointer, book: WitnessBook, moments: Moments
+        self,
+        *,
+        reader: LogReader,
+        checkpointer: Checkpointer,
+        book: WitnessBook,
+        moments: Moments,
+        prover: SubjectProver,
     ) -> None:
         self._reader = reader
         self._moments = moments
+        self._prover = prover
         self._checkpointer = checkpointer
         self._book = book
 
@@ -87,21 +95,46 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         self, request: evidence_pb2.GetInclusionProofRequest, context: Context
     ) -> evidence_pb2.InclusionProof:
         caller_of(context)
-        proof = await self._reader.inclusion(request.index, request.size)
+        proof = await self._reader.inclusion(request.index, request.size, receipt=request.receipt)
         return evidence_pb2.InclusionProof(
             index=proof.index,
             size=proof.checkpoint.size,
             path=proof.path,
             checkpoint=self._checkpoint(await self._book.held(proof.checkpoint)),
+            receipt=proof.receipt,
         )
 
     async def GetConsistencyProof(  # noqa: N802 - the contract's name
         self, request: evidence_pb2.GetConsistencyProofRequest, context: Context
     ) -> evidence_pb2.ConsistencyProof:
         caller_of(context)
-        proof = await self._reader.consistency(request.old_size, request.new_size)
+        proof = await self._reader.consistency(request.old_size, request.new_size, receipt=request.receipt)
         return evidence_pb2.ConsistencyProof(
-            old_size=proof.old_size, new_size=proof.new_size, path=proof.path
+            old_size=proof.old_size, new_size=proof.new_size, path=proof.path, receipt=proof.receipt
+        )
+
+    async def GetSubjectProof(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.GetSubjectProofRequest, context: Context
+    ) -> evidence_pb2.SubjectProof:
+        caller = caller_of(context)
+        proof = await self._prover.prove(caller, request.subject, size=request.size, first=request.first)
+        scope_filtered(caller)
+        return evidence_pb2.SubjectProof(
+            items=[
+                evidence_pb2.CensusItem(
+                    place=one.place,
+                    key=one.item.key,
+                    number=one.item.number,
+                    leaf=one.item.leaf,
+                    path=one.path,
+                )
+                for one in proof.items
+            ],
+            first=proof.first,
+            leaves=proof.leaves,
+            census=_entry(proof.census),
+            inclusion_path=proof.path,
+            checkpoint=self._checkpoint(await self._book.held(proof.checkpoint)),
         )
 
     async def GetCheckpoint(  # noqa: N802 - the contract's name

@@ -191,7 +191,7 @@ def load_subtrees(connection: Connection, level: int, first: int, count: int) ->
 def _whole(connection: Connection, query: Select[Any], count: int) -> list[bytes]:
     found: list[bytes] = list(connection.execute(query).scalars())
     if len(found) != count:
-        raise LookupError(f"the log's tree lacks {count - len(found)} of {count} neighbours")
+        raise LookupError(f"the log lacks {count - len(found)} of {count} neighbours")
     return found
 
 
@@ -327,6 +327,17 @@ def load_entry(connection: Connection, index: int, commits: CommitReader) -> Sto
         site=row.site,
         erased=None if whole else load_erased(connection, index),
     )
+
+
+def load_subject_leaves(connection: Connection, subject: str, first: int, count: int) -> list[bytes]:
+    """Read the leaves of a subject's records by their numbers. Raises LookupError when one is missing."""
+    query = (
+        select(ENTRY.c.leaf)
+        .join(SUBJECT_RECORD, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
+        .where(SUBJECT_RECORD.c.subject == subject, SUBJECT_RECORD.c.number.between(first, first + count - 1))
+        .order_by(SUBJECT_RECORD.c.number)
+    )
+    return _whole(connection, query, count)
 
 
 def load_bodies(connection: Connection, digests: Sequence[bytes]) -> tuple[bytes, ...]:

@@ -126,3 +126,20 @@ ERASED = Table(
     Column("first_idx", BigInteger, nullable=False),  # the records of what they signed
     Column("second_idx", BigInteger, nullable=False),
 )
+CENSUS = Table(
+    "census",
+    METADATA,
+    Column("size", _INDEX, primary_key=True, autoincrement=False),  # entries of the log that it covers
+    Column("subjects", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # of the signed census; empty: a step on the way to one
+    Column("pages", LargeBinary, nullable=False),  # 64 bytes a page: its first key and its root
+)
+CENSUS_PAGE = Table(
+    "census_page",
+    METADATA,
+    Column("size", _INDEX, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),  # 72 bytes an item (core.census)
+    sqlite_with_rowid=False,
+)

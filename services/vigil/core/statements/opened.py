@@ -34,5 +34,10 @@ def open_signer(
     pair = load_pair(certificate, key)
     signer = verifier.verify(pair.chain_der, at=at, kinds=frozenset({Kind.SIGNER}))
     if not signer.may_sign(statement):
-        raise refused(Reason.CERTIFICATE_INVALID, f"The signer's certificate was not made for `{statement}`.")
+        raise refused(
+            Reason.CERTIFICATE_INVALID,
+            f"The signer's certificate {certificate} was not made for `{statement}`.",
+            lifted_by="a signer made anew by the yearly ceremony (`renew_signers`), with the offline root",
+            who="the operator",
+        )
     return OpenedSigner(pair, signer)

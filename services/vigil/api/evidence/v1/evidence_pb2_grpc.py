@@ -127,6 +127,11 @@ class EvidenceReadServiceStub:
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.ConsistencyProof.FromString,
                 _registered_method=True)
+        self.GetSubjectProof = channel.unary_unary(
+                '/vigil.api.evidence.v1.EvidenceReadService/GetSubjectProof',
+                request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetSubjectProofRequest.SerializeToString,
+                response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.SubjectProof.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/vigil.api.evidence.v1.EvidenceReadService/GetCheckpoint',
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
@@ -168,6 +173,14 @@ class EvidenceReadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSubjectProof(self, request, context):
+        """What the newest census proves of a subject: its records are whole, or it has none. Whoever may read one record of
+        it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCheckpoint(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -204,6 +217,11 @@ def add_EvidenceReadServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.ConsistencyProof.SerializeToString,
+            ),
+            'GetSubjectProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubjectProof,
+                    request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetSubjectProofRequest.FromString,
+                    response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.SubjectProof.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -324,6 +342,33 @@ class EvidenceReadService:
             '/vigil.api.evidence.v1.EvidenceReadService/GetConsistencyProof',
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetConsistencyProofRequest.SerializeToString,
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.ConsistencyProof.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubjectProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vigil.api.evidence.v1.EvidenceReadService/GetSubjectProof',
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetSubjectProofRequest.SerializeToString,
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.SubjectProof.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,10 @@ class EvidenceReadServiceStub:
     """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetInclusionProofRequest, _evidence_pb2.InclusionProof]
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.ConsistencyProof]
+    GetSubjectProof: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetSubjectProofRequest, _evidence_pb2.SubjectProof]
+    """What the newest census proves of a subject: its records are whole, or it has none. Whoever may read one record of
+    it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]
     GetStateAt: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]
     """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
@@ -79,6 +83,10 @@ class EvidenceReadServiceAsyncStub(EvidenceReadServiceStub):
     """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetInclusionProofRequest, _evidence_pb2.InclusionProof]  # type: ignore[assignment]
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetConsistencyProofRequest, _evidence_pb2.ConsistencyProof]  # type: ignore[assignment]
+    GetSubjectProof: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetSubjectProofRequest, _evidence_pb2.SubjectProof]  # type: ignore[assignment]
+    """What the newest census proves of a subject: its records are whole, or it has none. Whoever may read one record of
+    it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]  # type: ignore[assignment]
     GetStateAt: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]  # type: ignore[assignment]
     """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
@@ -116,6 +124,16 @@ class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.GetConsistencyProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.ConsistencyProof, _abc.Awaitable[_evidence_pb2.ConsistencyProof]]: ...
+
+    @_abc_1.abstractmethod
+    def GetSubjectProof(
+        self,
+        request: _evidence_pb2.GetSubjectProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.SubjectProof, _abc.Awaitable[_evidence_pb2.SubjectProof]]:
+        """What the newest census proves of a subject: its records are whole, or it has none. Whoever may read one record of
+        it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
