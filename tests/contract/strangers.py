@@ -198,6 +198,7 @@ LOOKED_UP: Final[dict[str, Case]] = {
     "RevocationService/GetRevocation": Case(lambda k, _: {"epoch": k.epoch}, own_site=False),
     "EvidenceReadService/GetEntry": Case(lambda k, _: {"digest": k.record}),
     "EvidenceReadService/ListHistory": Case(lambda k, _: {"subject": f"device/{k.device}"}),
+    "EvidenceReadService/GetSubjectProof": Case(lambda k, _: {"subject": f"device/{k.device}"}),
     "EvidenceReadService/GetStateAt": Case(
         lambda k, _: {"device_id": k.device, "time_ms": 1_790_000_000_000}
     ),

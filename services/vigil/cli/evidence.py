@@ -115,15 +115,35 @@ def prove(
         typer.Argument(metavar="[ID]...", help="Records: an index, or a statement's digest in hex."),
     ] = None,
     *,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subject",
+            metavar="SUBJECT",
+            help="That all records of it are there, or that it has none, by the newest census; repeatable.",
+        ),
+    ] = None,
+    first: Annotated[
+        int,
+        typer.Option("--from", metavar="NUMBER", min=1, help="With --subject: its records from this one."),
+    ] = 1,
+    cose: Annotated[
+        Path | None,
+        typer.Option("--cose", metavar="FILE", help="Write a COSE Receipt (RFC 9942) of the one record too."),
+    ] = None,
     known: KnownOption = None,
     policy: PolicyOption = None,
 ) -> None:
-    """Prove records: signatures, the log's promise, inclusion under one checkpoint, bodies. JSON is for `check`."""
+    """Prove records, or whole subjects, under one checkpoint. The JSON is a proof to take away, for `check`."""
 
     async def work(session: "Session") -> int:
+        from vigil.cli.proving import Asked
         from vigil.cli.proving import prove as prove_all
 
-        return await prove_all(session, records or [], policy=policy, known=known)
+        asked = Asked(
+            records=records or (), subjects=subject or (), first=first, policy=policy, known=known, cose=cose
+        )
+        return await prove_all(session, asked)
 
     perform(ctx, work)
 

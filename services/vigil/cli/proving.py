@@ -8,18 +8,33 @@ from typing import Any, Final
 
 from vigil.api.evidence.v1 import evidence_pb2 as pb
 from vigil.cli.logbook import Seen, find_entry, newest_checkpoint, read_policy, record_of, yes
+from vigil.cli.logbook import believed as believed_checkpoint
 from vigil.cli.options import UsageError
 from vigil.cli.output import DONE, REFUSED, Output
 from vigil.cli.session import Session
-from vigil.core.certificates import ChainVerifier, TrustBundle
+from vigil.core.census import Item, Placed
+from vigil.core.certificates import ChainVerifier, TrustBundle, replace_file
+from vigil.core.receipts import (
+    CONSISTENCY,
+    check_consistency_receipt,
+    check_inclusion_receipt,
+    is_receipt,
+    read_receipt,
+    with_leaf,
+)
 from vigil.core.witness_policy import WitnessPolicy
 from vigil.errors import Reason, refused
 from vigil.verify import (
+    CensusProof,
     Document,
     Earlier,
+    Property,
     Proven,
     Report,
+    SubjectClaim,
+    attempt,
     check_checkpoint,
+    decode_leaf,
     document_from_json,
     document_to_json,
     not_proved,
@@ -27,35 +42,109 @@ from vigil.verify import (
 )
 
 MAX_NOTE_FILE: Final = 65_536
+RECEIPT_PROVES_NOT: Final = (
+    "Who signed the statement: a receipt is of the log's leaf alone.",
+    "At which index, and in a log of which size: these stand beside the signature, not under it.",
+    "That others are shown the same log: witnesses sign checkpoints, not receipts.",
+)
 
 
-async def prove(
-    session: Session, names: Sequence[str], *, policy: Path | None = None, known: Path | None = None
-) -> int:
-    """Prove records under the newest checkpoint; exit 3 when something does not hold."""
-    if not names:
-        raise UsageError("name a record: its index, or its statement's digest in hex")
-    wanted = None if policy is None else read_policy(policy)
-    note = "" if known is None else read_note(known)
-    entries = [await find_entry(session, name) for name in dict.fromkeys(names)]
-    seen = await newest_checkpoint(session, wanted)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be proved. ``first``: the number with which a subject's leaves begin."""
+
+    records: Sequence[str] = ()
+    subjects: Sequence[str] = ()
+    first: int = 1
+    policy: Path | None = None
+    known: Path | None = None
+    cose: Path | None = None
+
+
+async def prove(session: Session, asked: Asked) -> int:
+    """Prove records and subjects under one checkpoint; exit 3 when something does not hold."""
+    if not asked.records and not asked.subjects and asked.known is None:
+        raise UsageError("name a record (its index, or its statement's digest in hex), or a --subject")
+    wanted = None if asked.policy is None else read_policy(asked.policy)
+    note = "" if asked.known is None else read_note(asked.known)
+    entries = [await find_entry(session, name) for name in dict.fromkeys(asked.records)]
+    seen, claims, proven = await _subjects(session, asked, wanted)
+    for entry in entries:
+        proven[entry.index] = await _proven(session, entry, seen, witnessed=wanted is not None)
     document = Document(
         trust_domain=session.context.trust_domain,
         checkpoint=seen.checkpoint.note,
         consistency=await _earlier(session, seen, note),
-        records=tuple(
-            [await _proven(session, entry, seen, witnessed=wanted is not None) for entry in entries]
-        ),
+        records=tuple(proven[index] for index in sorted(proven)),
+        subjects=tuple(claims),
     )
     report = verify_document(
         document, verifier=session.verifier, verifier_key=seen.key, policy=wanted, known=note
     )
     report = Report((seen.consistency, *report.findings))
+    if asked.cose is not None and report.holds:
+        await _write_receipt(session, asked.cose, seen, entries, document)
     if session.output.json:
         print(document_to_json(document))
+        for one in report.findings:
+            if one.holds is False:
+                session.output.say(f"{one.property}: {one.sentence}")
     else:
         show(session.output, report, not_proved(document, witnessed=wanted is not None))
     return DONE if report.holds else REFUSED
+
+
+async def _subjects(
+    session: Session, asked: Asked, wanted: WitnessPolicy | None
+) -> tuple[Seen, list[SubjectClaim], dict[int, Proven]]:
+    """The checkpoint of everything, and under it each subject with the census's record, by index.
+
+    Where no witnesses are asked for, the first subject's proof brings a checkpoint that covers the newest census.
+    """
+    subjects = list(dict.fromkeys(asked.subjects))
+    found: list[_Found] = []
+    if wanted is None and subjects:
+        found.append(await _subject(session, subjects.pop(0), size=0, first=asked.first))
+        seen = await believed_checkpoint(session, found[0].checkpoint, wanted)
+    else:
+        seen = await newest_checkpoint(session, wanted)
+    found += [
+        await _subject(session, subject, size=seen.tree.size, first=asked.first) for subject in subjects
+    ]
+    return seen, [one.claim for one in found], {one.census.record.index: one.census for one in found}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    claim: SubjectClaim
+    census: Proven
+    checkpoint: pb.Checkpoint
+
+
+async def _subject(session: Session, subject: str, *, size: int, first: int) -> _Found:
+    """What the newest census says of a subject, and its leaves from one number on, in as many calls as it takes."""
+    leaves: list[bytes] = []
+    request = pb.GetSubjectProofRequest(subject=subject, size=size, first=first)
+    while True:
+        proof = await session.call("evidence", session.evidence.GetSubjectProof, request)
+        leaves += proof.leaves
+        newest = proof.items[0].number if proof.leaves else 0
+        if not proof.leaves or first + len(leaves) > newest:
+            break
+        # The same census, or a newer one with as many records at least; the last one stands in the proof.
+        request = pb.GetSubjectProofRequest(
+            subject=subject, size=proof.checkpoint.size, first=first + len(leaves)
+        )
+    items = tuple(
+        Placed(one.place, Item(one.key, one.number, one.leaf), tuple(one.path)) for one in proof.items
+    )
+    claim = SubjectClaim(
+        subject=subject,
+        first=first if leaves else 0,
+        leaves=tuple(leaves),
+        census=CensusProof(proof.census.index, items),
+    )
+    return _Found(claim, Proven(record_of(proof.census), tuple(proof.inclusion_path)), proof.checkpoint)
 
 
 async def _proven(session: Session, entry: pb.Entry, seen: Seen, *, witnessed: bool) -> Proven:
@@ -83,6 +172,33 @@ async def _earlier(session: Session, seen: Seen, note: str) -> tuple[Earlier, ..
     request = pb.GetConsistencyProofRequest(old_size=old.size, new_size=seen.tree.size)
     found = await session.call("evidence", session.evidence.GetConsistencyProof, request)
     return (Earlier(note, tuple(found.path)),)
+
+
+async def _write_receipt(
+    session: Session, path: Path, seen: Seen, entries: Sequence[pb.Entry], document: Document
+) -> None:
+    """Write the one COSE Receipt that was asked for, after checking it here. Raises UsageError."""
+    size = seen.tree.size
+    if len(entries) == 1:
+        leaf = entries[0].leaf
+        wanted = pb.GetInclusionProofRequest(index=entries[0].index, size=size, receipt=True)
+        proof = await session.call("evidence", session.evidence.GetInclusionProof, wanted)
+        data = with_leaf(proof.receipt, leaf)
+        check_inclusion_receipt(read_receipt(data), seen.key, leaf)
+    elif not entries and document.consistency:
+        (earlier,) = document.consistency
+        old = check_checkpoint(
+            earlier.checkpoint, verifier_key=seen.key, trust_domain=session.context.trust_domain
+        )
+        grown = pb.GetConsistencyProofRequest(old_size=old.size, new_size=size, receipt=True)
+        data = (await session.call("evidence", session.evidence.GetConsistencyProof, grown)).receipt
+        check_consistency_receipt(read_receipt(data), seen.key, old_size=old.size, old_root=old.root)
+    else:
+        raise UsageError(
+            "--cose writes the receipt of one record, or without any that of the way from --known"
+        )
+    replace_file(path, data)
+    session.output.say(f"{path}: a COSE Receipt under the checkpoint of {size} entries")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +229,10 @@ def believed(trust: Path, *, log_key: str, policy: Path | None, known: Path | No
 
 def check(output: Output, proof: Path, believes: Believed) -> int:
     """Check a proof with no network; exit 3 when anything does not hold."""
-    document = document_from_json(_text(proof))
+    data = proof.read_bytes()
+    if is_receipt(data):
+        return _check_receipt(output, data, believes)
+    document = document_from_json(_decoded(data, proof))
     report = verify_document(
         document,
         verifier=believes.verifier,
@@ -121,7 +240,38 @@ def check(output: Output, proof: Path, believes: Believed) -> int:
         policy=believes.policy,
         known=believes.known,
     )
-    missing = not_proved(document, witnessed=believes.policy is not None)
+    return _told(output, report, not_proved(document, witnessed=believes.policy is not None))
+
+
+def _check_receipt(output: Output, data: bytes, believes: Believed) -> int:
+    """Check a COSE Receipt: it carries its leaf, or leads on from the checkpoint that is known."""
+    receipt = read_receipt(data)
+    if not believes.log_key:
+        raise UsageError("a COSE Receipt names no key that could be traced: give the log's with --log")
+    domain = believes.verifier.bundle.trust_domain
+
+    def run() -> tuple[bool | None, str]:
+        if receipt.proof.kind == CONSISTENCY:
+            if not believes.known:
+                raise UsageError("a receipt of consistency leads on from a checkpoint that you know: --known")
+            old = check_checkpoint(believes.known, verifier_key=believes.log_key, trust_domain=domain)
+            check_consistency_receipt(receipt, believes.log_key, old_size=old.size, old_root=old.root)
+            return True, f"The log only grew from the known {old.size} entries to the root that it signed."
+        if not receipt.leaf:
+            raise UsageError("the receipt carries no leaf: `vigil evidence prove --cose` writes it with one")
+        check_inclusion_receipt(receipt, believes.log_key, receipt.leaf)
+        leaf = decode_leaf(receipt.leaf)
+        return True, (
+            f"The log signed a root over this leaf: a {leaf.kind}, recorded at {leaf.log_time} ms, of statement "
+            f"{leaf.digest.hex()}."
+        )
+
+    of = Property.CONSISTENCY if receipt.proof.kind == CONSISTENCY else Property.INTEGRITY
+    index = None if receipt.proof.kind == CONSISTENCY else receipt.proof.second
+    return _told(output, Report((attempt(of, run, index),)), RECEIPT_PROVES_NOT)
+
+
+def _told(output: Output, report: Report, missing: Sequence[str]) -> int:
     if output.json:
         output.value(report_value(report, missing))
     else:
@@ -173,8 +323,12 @@ def read_note(path: Path) -> str:
 
 
 def _text(path: Path) -> str:
+    return _decoded(path.read_bytes(), path)
+
+
+def _decoded(data: bytes, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode()
     except UnicodeDecodeError:
         raise refused(
             Reason.STATEMENT_MALFORMED,

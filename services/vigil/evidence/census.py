@@ -83,8 +83,10 @@ class CensusTaker:
         self._metrics = metrics
 
     async def run(self) -> None:
-        """Take one at each interval while there is news, until cancelled."""
+        """Take one at each interval while there is news, until cancelled; a start is left alone for one interval."""
+        wait = self._interval
         while True:
+            await asyncio.sleep(wait)
             began = self._clock.monotonic()
             try:
                 await self.take()
@@ -96,9 +98,9 @@ class CensusTaker:
                     "the tree of the last census is damaged, the next one is made from the log: %s", error
                 )
                 await self._forget(all_of_them=True)
+                wait = 0.0
                 continue
-            spent = self._clock.monotonic() - began
-            await asyncio.sleep(max(self._interval, SHARE * spent))
+            wait = max(self._interval, SHARE * (self._clock.monotonic() - began))
 
     async def take(self) -> Tree | None:
         """Take a census of the log as it is durable now; None when the last one knows everything.

@@ -1,5 +1,6 @@
 """Checking evidence offline: with the trust bundle and the log's verifier key, and with nobody's word for it."""
 
+from vigil.evidence.domain import decode_leaf
 from vigil.verify.checks import (
     Record,
     SignedTree,
@@ -26,6 +27,7 @@ from vigil.verify.report import (
     Finding,
     Property,
     Report,
+    attempt,
     log_key_of,
     not_proved,
     verify_document,
@@ -45,6 +47,7 @@ __all__ = [
     "Shown",
     "SignedTree",
     "SubjectClaim",
+    "attempt",
     "census_of",
     "check_checkpoint",
     "check_claim",
@@ -54,6 +57,7 @@ __all__ = [
     "check_recorded",
     "check_statement",
     "check_subject",
+    "decode_leaf",
     "document_from_json",
     "document_from_value",
     "document_to_json",

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from itertools import pairwise
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from vigil.core import cose
 from vigil.core.certificates import ChainVerifier, Identity, Kind
 from vigil.core.digest import sha256
@@ -72,7 +74,23 @@ def check_statement(record: Record, verifier: ChainVerifier) -> Identity:
     if signer is None:
         signer = verifier.verify(statement.chain, at=at, grace=True)
     check(statement, signer)
+    if record.chain:
+        if cose.without_chain(record.statement) != record.statement:
+            raise _mismatch("certificates stand in the statement and beside it")
+        check_path(record.chain, signer, verifier)
     return signer
+
+
+def check_path(chain: Sequence[bytes], signer: Identity, verifier: ChainVerifier) -> None:
+    """The certificates beside a statement are its signer's and what leads from it to the root: no more, no less.
+
+    The path that was verified is the trust bundle's own; what travels must not say anything else. Raises NOT_RECORDED.
+    """
+    intermediates = verifier.bundle.intermediates.get(signer.kind, ())
+    above = [one.public_bytes(Encoding.DER) for one in intermediates]
+    whole = len(chain) == (2 if above else 1) and compare_digest(sha256(chain[0]), signer.thumbprint)
+    if not whole or (above and chain[1] not in above):
+        raise _mismatch("the certificates beside it are not the way from its signer to the root")
 
 
 def check_named_signer(record: Record, verifier: ChainVerifier) -> Identity:
@@ -80,14 +98,16 @@ def check_named_signer(record: Record, verifier: ChainVerifier) -> Identity:
     leaf = decode_leaf(record.leaf)
     if not compare_digest(sha256(record.chain[0]), leaf.signer):
         raise _mismatch("the certificate beside it is not its signer's")
-    return verifier.verify(record.chain, at=leaf.log_time, grace=True)
+    signer = verifier.verify(record.chain, at=leaf.log_time, grace=True)
+    check_path(record.chain, signer, verifier)
+    return signer
 
 
 def check_bodies(record: Record) -> tuple[bytes, ...]:
     """Every body beside the record is one that the leaf names; answers the digests of those that are missing."""
     named = decode_leaf(record.leaf).bodies
     given = {sha256(body) for body in record.bodies}
-    if not given <= set(named):
+    if not given <= set(named) or len(given) != len(record.bodies):
         raise _mismatch("a body beside the record is not the one that was recorded")
     return tuple(digest for digest in named if digest not in given)
 
@@ -101,6 +121,8 @@ def check_recorded(record: Record, verifier: ChainVerifier) -> Recorded:
     if signer is None:
         signer = verifier.verify(statement.chain, at=body.time, kinds=frozenset({Kind.SIGNER}), grace=True)
     check(statement, signer)
+    if statement.chain:
+        check_path(statement.chain, signer, verifier)
     if body.time != leaf.log_time:
         raise _mismatch("the leaf's time is not that of its commit")
     if not verify_inclusion(

@@ -199,6 +199,9 @@ def _known(
             lifted_by="a newer proof",
             who="the log",
         )
+    if not known.size:
+        check_consistency(known, tree, ())
+        return True, "The checkpoint that is known here is of an empty log."
     for one in earlier:
         old = check_checkpoint(one.checkpoint, verifier_key=key, trust_domain=trust_domain)
         if old == known:
@@ -226,6 +229,8 @@ def _provenance(record: Record, verifier: ChainVerifier) -> tuple[bool | None, s
             signer = check_named_signer(record, verifier)
             by = f" and names the certificate of {signer.kind} {signer.id}"
         return None, f"The statement is not here: erased, or left out. Its leaf is on record{by}."
+    if not record.chain:
+        raise refused(Reason.NOT_RECORDED, "Its signer's certificate is not here.")
     signer = check_statement(record, verifier)
     return True, f"Signed by {signer.kind} {signer.id}."
 

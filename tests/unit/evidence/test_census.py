@@ -52,7 +52,7 @@ class Counted:
             ),
             origin=origin_of(self.world.pki.trust_domain),
             log_key=self.world.key.verifier_key,
-            interval=60.0,
+            interval=0.01,
             clock=self.world.clock,
             metrics=CensusMetrics(self.registry),
         )
