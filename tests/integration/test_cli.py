@@ -404,6 +404,17 @@ def test_what_happened_is_on_record_and_proved(world: World) -> None:
     assert world.run("auditor", "evidence", "show", receipts[0]["index"], shape="record")["kind"] == "receipt"
     assert world.run("auditor", "evidence", "checkpoint", shape="checkpoint")["consistent"] is True
 
+    told = world.run("auditor", "evidence", "history", "SN-0001", "--from", "1h", shape="records")
+    assert {one["words"] for one in told["records"]} >= {"local-alert applied, for p-nurse"}
+    first_page = world.run("auditor", "evidence", "history", "SN-0001", "--limit", 2, shape="records")
+    second = world.run(
+        "auditor", "evidence", "history", "SN-0001", "--page", first_page["next"], shape="records"
+    )
+    assert second["records"][0]["number"] == 3
+    for window in (("--from", "2030-01-01"), ("--from", "1h", "--to", "2h"), ("--from", "yesterday")):
+        refused = vigil(world.folder, "--context", "auditor", "evidence", "history", "SN-0001", *window)
+        assert refused.returncode in (2, 3), refused.stdout
+
     kept = world.folder / "checkpoint.json"
     value = json.loads(kept.read_text())
     name, _, _ = value["verifier_key"].partition("+")
@@ -450,6 +461,43 @@ def test_two_administrators_erase_and_the_rest_is_still_proved(world: World, tmp
         assert told["verified"] is True
     proof = world.run("auditor", "evidence", "prove", receipt["index"], shape="proof")
     assert proof["records"]
+
+
+@pytest.mark.holds("insider-evidence")
+def test_what_a_pump_ran_at_a_moment_is_answered_and_proved(world: World) -> None:
+    """The question that all of this is for."""
+    value = world.run("auditor", "evidence", "at", "SN-0001", "now", shape="moment")
+    assert (value["holds"], value["evidence"]) == (True, True)
+    facts = {fact["name"]: fact for fact in value["facts"]}
+    release = world.run("tech", "device", "show", "SN-0001", shape="device")["attestation"]
+    assert facts["firmware"]["more"]["digest"] == release["firmware"]
+    assert facts["custodian"]["value"] == "ward of hospital"
+    assert facts["device"]["more"]["udi"] == UDI
+    assert facts["trust"]["more"]["basis"] == "attested"
+    assert facts["credential"]["more"]["standing"] == "valid"
+    assert facts["policy"]["value"]
+    assert all(
+        fact["record"] is not None for name, fact in facts.items() if fact["value"] and name == "firmware"
+    )
+    shown = {one["index"] for one in value["records"]}
+    assert {fact["record"] for fact in facts.values() if fact["record"] is not None} <= shown
+    assert all(one["holds"] is not False for record in value["records"] for one in record["findings"])
+
+    before = world.run("auditor", "evidence", "at", "SN-0001", "300d", shape="moment")
+    assert (before["holds"], before["before"], before["quiet"]["before"]) == (True, None, None)
+    assert before["quiet"]["proved"] is True
+    assert {
+        fact["value"] for fact in before["facts"] if fact["name"] in ("firmware", "trust", "custodian")
+    } == {""}
+
+    for when, reason in (("2040-01-01", "FIELD_INVALID"), ("1960-01-01", "FIELD_INVALID")):
+        asked = world.run("auditor", "evidence", "at", "SN-0001", when, code=3)
+        assert asked["error"]["reason"] == reason
+    stranger = world.run("auditor", "evidence", "at", "dev-aaaaaaaaaaaaaaaa", "now", code=3)
+    assert stranger["error"]["reason"] == "NOT_IN_SCOPE"
+    checked = vigil(world.folder, "evidence", "reindex", "--check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    conforms(json.loads(checked.stdout), "index-checked")
 
 
 def test_revoking_is_previewed_done_watched_and_taken_back_by_two(world: World, tmp_path: Path) -> None:

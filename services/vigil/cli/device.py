@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vigil.cli.options import DeviceArgument, GatewayOption, LimitOption, ReasonOption, group, one_of
+from vigil.cli.options import (
+    DeviceArgument,
+    FromOption,
+    GatewayOption,
+    LimitOption,
+    PageOption,
+    ReasonOption,
+    ToOption,
+    group,
+    one_of,
+)
 from vigil.cli.perform import perform
 
 if TYPE_CHECKING:
@@ -126,21 +136,32 @@ def history(
     ctx: typer.Context,
     device: DeviceArgument,
     *,
+    since: FromOption = "",
+    until: ToOption = "",
     kind: Annotated[
         list[str] | None, typer.Option("--kind", help="Only such statements; repeatable.")
     ] = None,
     limit: LimitOption = 200,
+    page: PageOption = "",
 ) -> None:
     """Show a device's records in the evidence log, each signature verified here."""
 
     async def work(session: "Session") -> int:
         from vigil.api.identity.v1 import identity_pb2 as pb
-        from vigil.cli.logbook import show_history
+        from vigil.cli.timeline import show_history
 
         found = await session.call(
             "identity", session.devices.GetDevice, pb.GetDeviceRequest(device_id=device)
         )
-        return await show_history(session, f"device/{found.device_id}", kinds=kind or [], limit=limit)
+        return await show_history(
+            session,
+            f"device/{found.device_id}",
+            kinds=kind or [],
+            since=since,
+            until=until,
+            page=page,
+            limit=limit,
+        )
 
     perform(ctx, work)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vigil.cli.options import DeviceArgument, LimitOption, group, options_of
+from vigil.cli.options import DeviceArgument, FromOption, LimitOption, PageOption, ToOption, group, options_of
 from vigil.cli.perform import perform, plainly
 
 if TYPE_CHECKING:
@@ -49,21 +49,27 @@ def history(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="SUBJECT", help="device/<id>, person/<id>, build/<hex>, site/<id>, gateway/<id>."
+            metavar="SUBJECT",
+            help="A device by any of its names, or device/<id>, person/<id>, build/<hex>, site/<id>, gateway/<id>.",
         ),
     ],
     *,
+    since: FromOption = "",
+    until: ToOption = "",
     kind: Annotated[
         list[str] | None, typer.Option("--kind", help="Only such statements; repeatable.")
     ] = None,
     limit: LimitOption = 200,
+    page: PageOption = "",
 ) -> None:
-    """Show a subject's records, newest last."""
+    """Show what happened to a subject, newest last: in words, in your own zone, gaps too; every signature verified."""
 
     async def work(session: "Session") -> int:
-        from vigil.cli.logbook import show_history
+        from vigil.cli.timeline import show_history
 
-        return await show_history(session, subject, kinds=kind or [], limit=limit)
+        return await show_history(
+            session, subject, kinds=kind or [], since=since, until=until, page=page, limit=limit
+        )
 
     perform(ctx, work)
 

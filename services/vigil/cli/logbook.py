@@ -14,7 +14,7 @@ from typing import Any, Final
 from vigil.api.evidence.v1 import evidence_pb2 as pb
 from vigil.cli.messages import instant
 from vigil.cli.options import UsageError
-from vigil.cli.output import DONE, REFUSED, field, short
+from vigil.cli.output import DONE, REFUSED
 from vigil.cli.session import Session
 from vigil.core import cose
 from vigil.core.certificates import replace_file
@@ -34,25 +34,6 @@ from vigil.verify import (
 )
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
-
-
-async def show_history(session: Session, subject: str, *, kinds: list[str], limit: int) -> int:
-    """A subject's records; exit 3 when a signature among them does not hold."""
-    request = pb.ListHistoryRequest(subject=subject, kinds=kinds)
-    found = await session.every("evidence", session.evidence.ListHistory, request, "entries", limit=limit)
-    rows = [{**entry_value(session, entry), "number": _number(entry, subject)} for entry in found]
-    columns = [
-        ("no", field("number")),
-        ("index", field("index")),
-        ("at", field("log_time")),
-        ("kind", field("kind")),
-        ("signed by", field("signed_by")),
-        ("says", _gist),
-        ("digest", short("digest")),
-        ("verified", field("verified")),
-    ]
-    session.output.rows("records", rows, columns, more={"subject": subject})
-    return DONE if all(row["verified"] is not False for row in rows) else REFUSED
 
 
 async def show_entry(session: Session, name: str) -> int:
@@ -259,30 +240,6 @@ async def _extends(session: Session, old: SignedTree, new: SignedTree) -> Findin
 
 def _consistency(*, holds: bool | None, words: str) -> Finding:
     return Finding(Property.CHECKPOINT, holds, words)
-
-
-def _number(entry: pb.Entry, subject: str) -> int:
-    return next((int(one.number) for one in entry.subjects if one.subject == subject), 0)
-
-
-def _gist(row: Mapping[str, Any]) -> str:
-    says, erased = row["says"], row["erased"]
-    if says is None:
-        return f"(erased {erased['time']}: {erased['reason']})" if erased else "(missing)"
-    keep = (
-        "action",
-        "outcome",
-        "reason",
-        "answer",
-        "status",
-        "model",
-        "version",
-        "effect",
-        "scope",
-        "meaning",
-        "name",
-    )
-    return " ".join(str(says[name]) for name in keep if says.get(name))
 
 
 def yes(holds: bool | None) -> str:

@@ -313,7 +313,7 @@ def _measured_words(measurement: Measurement | None, time: int) -> str:
     words = f"{local(at)} by attestation"
     if times.device is not None:
         words += f", {local(times.device)} by the device"
-    return f"{words}, {local(times.log)} by the log ({_apart(abs(at - time))} {'before' if at <= time else 'after'})"
+    return f"{words}, {local(times.log)} by the log ({apart(abs(at - time))} {'before' if at <= time else 'after'})"
 
 
 def _quiet_words(moment: Moment) -> str:
@@ -338,7 +338,7 @@ def _quiet_words(moment: Moment) -> str:
     return words if moment.quiet.proved else f"NOT PROVED: {words}"
 
 
-def _apart(ms: int) -> str:
+def apart(ms: int) -> str:
     """A span in words, two units of it."""
     seconds = ms // 1000
     units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))

@@ -51,6 +51,13 @@ SignerOption = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, in a few words; signed with it.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+FromOption = Annotated[
+    str, typer.Option("--from", metavar="TIME", help="Only what the log took from then on.")
+]
+ToOption = Annotated[str, typer.Option("--to", metavar="TIME", help="Only what the log took up to then.")]
+PageOption = Annotated[
+    str, typer.Option("--page", metavar="TOKEN", help="Go on where an answer of before ended (`next`).")
+]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
 
 

@@ -343,7 +343,11 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "intent-approved": extended(_INTENT, approval=HEX, signed=_SIGNED_INTENT),
     "intent-cancelled": _INTENT,
     "intents": shape(intents=items(_INTENT)),
-    "records": shape(records=items(extended(_ENTRY, number=NUMBER)), subject=TEXT),
+    "records": shape(
+        records=items(extended(_ENTRY, number=NUMBER, happened=INSTANT, words=TEXT, gap_s=MAYBE_NUMBER)),
+        subject=TEXT,
+        next=TEXT,
+    ),
     "record": _ENTRY,
     "proof": PROOF,
     "proof-checked": PROOF_CHECKED,

@@ -154,7 +154,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         generate=Ed25519PrivateKey.generate,
     )
     checkpointer = Checkpointer(database=database, sequencer=sequencer, key=key, metrics=metrics)
-    reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
+    reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer, clock=process.clock)
 
     async def size() -> int:
         return (await sequencer.state()).size

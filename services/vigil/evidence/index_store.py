@@ -243,6 +243,14 @@ def records_below(connection: Connection, subject: str, below: int) -> int:
     return few
 
 
+def window(connection: Connection, subject: str, *, since: int, until: int) -> tuple[int, int]:
+    """A subject's records of a time of the log (ms, both included; 0: no bound): past a number, below an index."""
+    first = 0
+    if since:
+        first = records_below(connection, subject, entries_until(connection, since - 1, size=EVER))
+    return first, entries_until(connection, until, size=EVER) if until else EVER
+
+
 def _row(connection: Connection, query: Select[Any], values: tuple[object, ...] = ()) -> Any:
     return run(connection, _sql(query, connection.dialect), values).fetchone()
 

@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection
 
 from vigil.core.certificates import Identity
+from vigil.core.classes import MAX_CLOCK_SKEW_MS
+from vigil.core.clock import Clock
 from vigil.core.digest import DIGEST_BYTES
 from vigil.core.keys import load_private_key, store_private_key
 from vigil.core.receipts import CONSISTENCY, INCLUSION, Proof, sign_receipt
 from vigil.errors import Reason, Refused, refused
-from vigil.evidence import store
+from vigil.evidence import index_store, store
 from vigil.evidence.domain import (
     Checkpoint,
     check_advance,
@@ -170,10 +172,13 @@ class Page:
 class LogReader:
     """Answers questions about the log. Records are shown to those whose scope covers their owner."""
 
-    def __init__(self, *, database: Database, sequencer: Sequencer, checkpointer: Checkpointer) -> None:
+    def __init__(
+        self, *, database: Database, sequencer: Sequencer, checkpointer: Checkpointer, clock: Clock
+    ) -> None:
         self._database = database
         self._sequencer = sequencer
         self._checkpointer = checkpointer
+        self._clock = clock
 
     async def entry_at(self, reader: Identity, index: int) -> StoredEntry:
         """One record. Raises NOT_IN_SCOPE, the same for another's record and for none."""
@@ -200,13 +205,25 @@ class LogReader:
         return entry
 
     async def history(
-        self, reader: Identity, subject: str, *, kinds: Sequence[str], page_size: int, page_token: str
+        self,
+        reader: Identity,
+        subject: str,
+        *,
+        kinds: Sequence[str],
+        page_size: int,
+        page_token: str,
+        since: int = 0,
+        until: int = 0,
     ) -> Page:
-        """A page of a subject's records that the reader may see, oldest first. Raises NOT_IN_SCOPE, FIELD_INVALID."""
+        """A page of a subject's records that the reader may see, oldest first. Raises NOT_IN_SCOPE, FIELD_INVALID.
+
+        ``since`` and ``until``: only what the log took then (ms), both included; 0 is no bound.
+        """
         if not is_subject(subject):
             raise _field("subject", "A subject is written as its kind, a slash and its id.")
         if len(kinds) > MAX_KINDS:
             raise _field("kinds", f"At most {MAX_KINDS} kinds can be asked for.")
+        check_window(since, until, now=self._clock.now())
         after = _after(page_token)
         limit = min(page_size, MAX_PAGE) if page_size > 0 else PAGE
         scope = scope_of(reader)
@@ -214,7 +231,16 @@ class LogReader:
         def read(connection: Connection) -> Page:
             if not store.has_visible_record(connection, subject, scope):
                 raise not_in_scope(subject.partition("/")[0])
-            rows = store.history(connection, subject, scope=scope, kinds=kinds, after=after, limit=limit + 1)
+            first, below = index_store.window(connection, subject, since=since, until=until)
+            rows = store.history(
+                connection,
+                subject,
+                scope=scope,
+                kinds=kinds,
+                after=max(after, first),
+                below=below,
+                limit=limit + 1,
+            )
             return _page(connection, rows, limit)
 
         return await self._database.read(read)
@@ -286,6 +312,16 @@ def _page(connection: Connection, rows: Sequence[tuple[int, int]], limit: int) -
             break
     more = len(entries) < len(rows)
     return Page(tuple(entries), str(last) if more else "")
+
+
+def check_window(since: int, until: int, *, now: int) -> None:
+    """Whether a window of time can be asked about; 0 is no bound. Raises FIELD_INVALID."""
+    if since < 0 or until < 0:
+        raise _field("from_ms", "A window lies after 1970.")
+    if since > now + MAX_CLOCK_SKEW_MS:
+        raise _field("from_ms", "That window lies in the future: nothing can be on record in it.")
+    if until and since > until:
+        raise _field("to_ms", "The window ends before it begins.")
 
 
 def _after(token: str) -> int:

@@ -85,6 +85,8 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             kinds=tuple(request.kinds),
             page_size=request.page_size,
             page_token=request.page_token,
+            since=request.from_ms,
+            until=request.to_ms,
         )
         scope_filtered(caller)
         return evidence_pb2.ListHistoryResponse(

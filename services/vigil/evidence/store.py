@@ -377,13 +377,21 @@ def has_visible_record(connection: Connection, subject: str, scope: Scope) -> bo
 
 
 def history(
-    connection: Connection, subject: str, *, scope: Scope, kinds: Sequence[str], after: int, limit: int
+    connection: Connection,
+    subject: str,
+    *,
+    scope: Scope,
+    kinds: Sequence[str],
+    after: int,
+    below: int,
+    limit: int,
 ) -> list[tuple[int, int]]:
-    """Read (number, index) of a subject's visible records after a number, oldest first."""
+    """Read (number, index) of a subject's visible records after a number and below an index, oldest first."""
     query = (
         select(SUBJECT_RECORD.c.number, SUBJECT_RECORD.c.idx)
         .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
         .where(SUBJECT_RECORD.c.subject == subject, SUBJECT_RECORD.c.number > after, visible(scope))
+        .where(SUBJECT_RECORD.c.idx < below)
         .order_by(SUBJECT_RECORD.c.number)
         .limit(limit)
     )

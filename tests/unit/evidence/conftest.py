@@ -121,7 +121,9 @@ class World:
         except BaseException:
             database.close()
             raise
-        reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer)
+        reader = LogReader(
+            database=database, sequencer=sequencer, checkpointer=checkpointer, clock=self.clock
+        )
         log = Log(database, sequencer, checkpointer, reader)
         if started:
             log.start()

@@ -281,6 +281,48 @@ async def test_pages_are_complete_and_in_order(world: World, log: Log) -> None:
         assert await reason_of(asked) is Reason.FIELD_INVALID
 
 
+async def test_a_history_of_a_time_of_the_log(world: World, log: Log) -> None:
+    began = world.clock.now()
+    log.start()
+    for _ in range(4):
+        await log.sequencer.append(submission(world.writer().hold()))
+        world.clock.advance(60)
+    reader = world.reader("technician")
+
+    async def numbers(since: int, until: int) -> list[int]:
+        page = await log.reader.history(
+            reader, SUBJECT, kinds=(), page_size=9, page_token="", since=since, until=until
+        )
+        return [decode_leaf(entry.leaf).subjects[0].number for entry in page.entries]
+
+    minute = 60_000
+    assert await numbers(0, 0) == [1, 2, 3, 4]
+    assert await numbers(began + minute, 0) == [2, 3, 4]
+    assert await numbers(began + minute, began + 2 * minute) == [2, 3]
+    assert await numbers(began + minute + 1, began + 2 * minute - 1) == []
+    assert await numbers(0, began - 1) == []
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "word"),
+    [(-1, 0, "1970"), (0, -1, "1970"), (10**15, 0, "future"), (9, 8, "before it begins")],
+)
+async def test_a_window_that_cannot_be(world: World, log: Log, since: int, until: int, word: str) -> None:
+    await filled(world, log, 1)
+    with pytest.raises(Refused) as caught:
+        await log.reader.history(
+            world.reader("technician"),
+            SUBJECT,
+            kinds=(),
+            page_size=1,
+            page_token="",
+            since=since,
+            until=until,
+        )
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert word in caught.value.refusals[0].sentence
+
+
 async def test_a_page_of_large_records_stays_below_the_bound_of_a_message(world: World, log: Log) -> None:
     log.start()
     writer = world.writer()

@@ -1,0 +1,194 @@
+"""`vigil evidence history`: a subject's records in words, with when each happened, and where nothing did.
+
+The log's order is kept. Times stand in the reader's own zone, with its offset.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from vigil.api.evidence.v1 import evidence_pb2 as pb
+from vigil.cli.logbook import entry_value
+from vigil.cli.messages import instant
+from vigil.cli.moment import apart, device_id_of, local, read_moment
+from vigil.cli.options import UsageError
+from vigil.cli.output import DONE, REFUSED
+from vigil.cli.session import PAGE, Session
+from vigil.core.statements.envelope import read_envelope
+from vigil.errors import Refused
+
+GAP_MS: Final = 3_600_000
+"""A pause that is told; and every one in which a device's trust went stale."""
+LATE_MS: Final = 60_000
+"""What the log took so much later than it happened is told with both times."""
+_TIMES: Final = ("appraised_at", "decided_at", "device_time", "time")
+
+Says = Mapping[str, Any]
+
+
+async def show_history(
+    session: Session, name: str, *, kinds: list[str], since: str, until: str, page: str, limit: int
+) -> int:
+    """A subject's records; exit 3 when a signature among them does not hold."""
+    subject = name if "/" in name else f"device/{await device_id_of(session, name)}"
+    now = session.clock.now()
+    request = pb.ListHistoryRequest(
+        subject=subject,
+        kinds=kinds,
+        from_ms=read_moment(since, now=now) if since else 0,
+        to_ms=read_moment(until, now=now) if until else 0,
+        page_token=page,
+    )
+    if request.to_ms and request.from_ms > request.to_ms:
+        raise UsageError("--to lies before --from")
+    entries, following = await _entries(session, request, limit)
+    rows = [{**entry_value(session, entry), "number": _number(entry, subject)} for entry in entries]
+    _tell(rows, entries)
+    if session.output.json:
+        session.output.value({"records": rows, "subject": subject, "next": following})
+    else:
+        _draw(session, rows)
+        if following:
+            session.output.say(f"there is more: --page {following}")
+    return DONE if all(row["verified"] is not False for row in rows) else REFUSED
+
+
+async def _entries(
+    session: Session, request: pb.ListHistoryRequest, limit: int
+) -> tuple[list[pb.Entry], str]:
+    """At most so many, and where the next ones begin."""
+    found: list[pb.Entry] = []
+    while True:
+        request.page_size = min(PAGE, limit - len(found))
+        response = await session.call("evidence", session.evidence.ListHistory, request)
+        found.extend(response.entries)
+        request.page_token = response.next_page_token
+        if not request.page_token or len(found) >= limit:
+            return found, request.page_token
+
+
+def _tell(rows: Sequence[dict[str, Any]], entries: Sequence[pb.Entry]) -> None:
+    """Add to each record what happened in words, when, and how long nothing had been recorded before it."""
+    last, stale = None, None
+    for row, entry in zip(rows, entries, strict=True):
+        taken = entry.log_time_ms
+        happened = _happened(entry, row["says"])
+        pause = 0 if last is None else taken - last
+        gap = last is not None and (pause >= GAP_MS or (stale is not None and last < stale < taken))
+        row["happened"] = instant(happened)
+        row["words"] = words(row)
+        row["gap_s"] = pause // 1000 if gap else None
+        last = taken
+        if row["kind"] == "result" and row["says"] is not None:
+            stale = row["says"].get("stale_at")
+
+
+def _happened(entry: pb.Entry, says: Says | None) -> int:
+    """When it happened, by its signer's clock (ms); never later than the log took it."""
+    named = [int(says[name]) for name in _TIMES if isinstance(says.get(name), int)] if says else []
+    if named:
+        return min(named[0], int(entry.log_time_ms))
+    try:
+        issued = read_envelope(entry.statement).issued_at * 1000 if entry.statement else entry.log_time_ms
+    except Refused:
+        issued = entry.log_time_ms
+    return min(issued, int(entry.log_time_ms))
+
+
+def _draw(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        session.output.say("nothing is on record there")
+        return
+    shown: list[tuple[object, ...]] = []
+    for row in rows:
+        if row["gap_s"] is not None:
+            shown.append(("", f"... nothing recorded for {apart(row['gap_s'] * 1000)} ...", "", "", ""))
+        taken, happened = _ms(row["log_time"]), _ms(row["happened"])
+        text = row["words"]
+        if taken - happened >= LATE_MS:
+            text += f" (the log took it {apart(taken - happened)} later, {local(taken)})"
+        shown.append((local(happened), text, row["signed_by"], row["index"], row["verified"]))
+    session.output.table(["when", "what", "signed by", "record", "verified"], shown)
+
+
+def _ms(text: str) -> int:
+    import datetime as dt
+
+    return int(dt.datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def _number(entry: pb.Entry, subject: str) -> int:
+    return next((int(one.number) for one in entry.subjects if one.subject == subject), 0)
+
+
+# --- in words
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """What a record says, in words; its kind and what it names where there are none for it."""
+    says, erased = row["says"], row["erased"]
+    if says is None:
+        if erased:
+            return f"{row['kind']}, erased {erased['time']}: {erased['reason']}"
+        return f"{row['kind']}, whose statement is missing"
+    told = _WORDS.get(row["kind"])
+    return told(says) if told is not None else f"{row['kind']} {_named(says)}".rstrip()
+
+
+def _named(says: Says) -> str:
+    keep = ("action", "outcome", "reason", "answer", "status", "model", "version", "effect", "scope", "name")
+    return " ".join(str(says[name]) for name in keep if says.get(name))
+
+
+def _evidence(says: Says) -> str:
+    version = " ".join(says["swversion"])
+    return f"measured: {says['swname']} {version}, start {says['bootcount']}, its log {says['log']['size']}"
+
+
+def _result(says: Says) -> str:
+    reasons = f" ({', '.join(says['reasons'])})" if says["reasons"] else ""
+    return f"appraised {says['status']}{reasons}, {says['basis']}"
+
+
+def _intent(says: Says) -> str:
+    parameters = ", ".join(f"{name} = {value}" for name, value in says["parameters"].items())
+    return f"wanted: {says['action']}{f' ({parameters})' if parameters else ''}"
+
+
+def _decision(says: Says) -> str:
+    if says["answer"] == "allow":
+        return f"allowed (class {says.get('action_class', '?')}) under policy {says['bundle']}"
+    reasons = ", ".join(one["reason"] for one in says["reasons"])
+    return f"refused under policy {says['bundle']}: {reasons}"
+
+
+def _receipt(says: Says) -> str:
+    reason = f": {says['reason']}" if says.get("reason") else ""
+    return f"{says['action']} {says['outcome']}{reason}, for {says['performed_by']}"
+
+
+def _hold(says: Says) -> str:
+    return f"{'held' if says['action'] == 'place' else 'hold lifted'}: {says['reason']}"
+
+
+def _revocation(says: Says) -> str:
+    return f"revoked ({says['effect']}): {says['scope']} {', '.join(says['ids'][:3])}, {says['reason']}"
+
+
+def _reinstatement(says: Says) -> str:
+    return f"reinstated: {says['scope']} {', '.join(says['ids'][:3])}: {says['reason']}"
+
+
+_WORDS: Final[Mapping[str, Callable[[Says], str]]] = {
+    "evidence": _evidence,
+    "result": _result,
+    "intent": _intent,
+    "approval": lambda says: f"approved: {says['meaning']}",
+    "command": lambda _: "commanded, bound to its nonce",
+    "decision": _decision,
+    "receipt": _receipt,
+    "hold": _hold,
+    "revocation": _revocation,
+    "reinstatement": _reinstatement,
+    "voucher": lambda says: f"enrolled: {says['model']} {says['udi']}",
+    "release": lambda says: f"released: {says['model']} {says['version']}",
+}

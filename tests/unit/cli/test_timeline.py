@@ -1,0 +1,108 @@
+"""Records in words, moments as people type them, and pauses that are told."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from tests.support.statements import EXAMPLES
+from vigil.api.evidence.v1 import evidence_pb2 as pb
+from vigil.cli import timeline
+from vigil.cli.logbook import body_value
+from vigil.cli.moment import apart, local, read_moment
+from vigil.cli.options import UsageError
+from vigil.core.statements import bodies as b
+from vigil.core.statements.envelope import KIND_OF
+
+NOW = 1_790_000_000_000
+HOUR = 3_600_000
+
+
+def row(kind: str, says: Any, **values: object) -> dict[str, Any]:
+    return {"kind": kind, "says": says, "erased": None, **values}
+
+
+@pytest.mark.parametrize("body", sorted(EXAMPLES, key=str))
+def test_every_kind_has_words(body: type) -> None:
+    kind = str(KIND_OF[body])
+    told = timeline.words(row(kind, body_value(EXAMPLES[body])))
+    assert told
+    assert "{" not in told
+
+
+def test_the_words_say_what_matters() -> None:
+    def told(body: type) -> str:
+        return timeline.words(row(str(KIND_OF[body]), body_value(EXAMPLES[body])))
+
+    assert told(b.Evidence) == "measured: pump-firmware 1.6.3, start 2, its log 7"
+    assert told(b.Result) == "appraised affirming, attested"
+    assert told(b.Receipt) == "set-occlusion-pressure applied, for p-ada"
+    assert told(b.Decision) == "allowed (class C) under policy r1"
+    assert told(b.Hold) == "held: incident 7"
+    assert told(b.Intent) == "wanted: set-occlusion-pressure (occlusion_pressure = 300)"
+
+
+def test_what_was_erased_says_so() -> None:
+    erased = {"time": "2026-11-01T00:00:00Z", "reason": "asked by the person"}
+    assert "erased" in timeline.words({**row("intent", None), "erased": erased})
+    assert "missing" in timeline.words(row("intent", None))
+
+
+def told(*entries: tuple[int, str, Any]) -> list[dict[str, Any]]:
+    rows = [row(kind, says) for _, kind, says in entries]
+    timeline._tell(rows, [pb.Entry(log_time_ms=time) for time, _, _ in entries])
+    return rows
+
+
+def test_a_long_pause_is_told() -> None:
+    rows = told((NOW, "hold", None), (NOW + HOUR - 1, "hold", None), (NOW + 2 * HOUR, "hold", None))
+    assert [one["gap_s"] for one in rows] == [None, None, 3_600]
+
+
+def test_a_pause_in_which_trust_went_stale_is_told() -> None:
+    says = {**body_value(EXAMPLES[b.Result]), "stale_at": NOW + 600_000}
+    rows = told((NOW, "result", says), (NOW + 900_000, "evidence", None))
+    assert [one["gap_s"] for one in rows] == [None, 900]
+
+
+def test_what_happened_before_the_log_took_it_has_its_own_time() -> None:
+    says = {**body_value(EXAMPLES[b.Receipt]), "device_time": NOW - HOUR}
+    [one] = told((NOW, "receipt", says))
+    assert one["happened"] == "2026-09-21T13:13:20.000Z"
+    # A clock that runs ahead does not make it happen after the log took it.
+    [one] = told((NOW, "receipt", {**says, "device_time": NOW + HOUR}))
+    assert one["happened"] == "2026-09-21T14:13:20.000Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("now", NOW),
+        ("90m", NOW - 90 * 60_000),
+        ("2026-09-21T14:13:20Z", NOW),
+        ("2026-09-21T16:13:20+02:00", NOW),
+        ("2026-09-21 14:13:20.250+00:00", NOW + 250),
+    ],
+)
+def test_moments(text: str, expected: int) -> None:
+    assert read_moment(text, now=NOW) == expected
+
+
+def test_a_moment_without_an_offset_is_the_readers_own() -> None:
+    here = dt.datetime(2026, 9, 14, 3, 12).astimezone()
+    assert read_moment("2026-09-14T03:12", now=NOW) == int(here.timestamp() * 1000)
+    assert local(int(here.timestamp() * 1000)) == here.isoformat(" ", "seconds")
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "-5m", "2026-13-01", "2026-02-30T00:00", "99999999999"])
+def test_what_is_no_moment(text: str) -> None:
+    with pytest.raises(UsageError):
+        read_moment(text, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("ms", "expected"),
+    [(0, "under 1 s"), (59_999, "59 s"), (3_660_000, "1 h 1 min"), (90_061_000, "1 d 1 h")],
+)
+def test_spans(ms: int, expected: str) -> None:
+    assert apart(ms) == expected
