@@ -466,7 +466,15 @@ def test_two_administrators_erase_and_the_rest_is_still_proved(world: World, tmp
 @pytest.mark.holds("insider-evidence")
 def test_what_a_pump_ran_at_a_moment_is_answered_and_proved(world: World) -> None:
     """The question that all of this is for."""
-    value = world.run("auditor", "evidence", "at", "SN-0001", "now", shape="moment")
+    file = world.folder / "moment.json"
+    value = world.run("auditor", "evidence", "at", "SN-0001", "now", "--proof", file, shape="moment")
+    log = world.run("auditor", "evidence", "checkpoint", shape="checkpoint")["verifier_key"]
+    believes = ("--trust", world.folder / "pki" / "trust.json", "--log", log)
+    assert world.run("auditor", "evidence", "check", file, *believes, shape="proof-checked")["holds"] is True
+    damaged = json.loads(file.read_text())
+    damaged["subjects"][0]["leaves"].pop(0)
+    file.write_text(json.dumps(damaged))
+    assert vigil(world.folder, "evidence", "check", file, *believes).returncode == 3
     assert (value["holds"], value["evidence"]) == (True, True)
     facts = {fact["name"]: fact for fact in value["facts"]}
     release = world.run("tech", "device", "show", "SN-0001", shape="device")["attestation"]

@@ -90,13 +90,17 @@ def at(
         str, typer.Option("--as-of", metavar="TIME", help="Only what the log had taken by then.")
     ] = "",
     policy: PolicyOption = None,
+    proof: Annotated[
+        Path | None,
+        typer.Option("--proof", metavar="FILE", help="Write all of it for `vigil evidence check`, offline."),
+    ] = None,
 ) -> None:
     """Show what a device ran at one moment, each fact with its proved record, and how sure it is."""
 
     async def work(session: "Session") -> int:
         from vigil.cli.moment import show_state
 
-        return await show_state(session, device, when, as_of=as_of, policy=policy)
+        return await show_state(session, device, when, as_of=as_of, policy=policy, proof=proof)
 
     perform(ctx, work)
 

@@ -14,8 +14,9 @@ from vigil.cli.messages import instant
 from vigil.cli.options import UsageError
 from vigil.cli.output import DONE, REFUSED
 from vigil.cli.session import Session
+from vigil.core.certificates import replace_file
 from vigil.core.moment import Role
-from vigil.verify import Finding
+from vigil.verify import Document, Finding, Proven, SubjectClaim, document_to_json
 from vigil.verify.facts import Fact, facts_of
 from vigil.verify.moment import Measurement, Moment, Seen, StateAnswer, StateRecord, Sure, work_out
 
@@ -36,20 +37,37 @@ _SURE: Final[Mapping[str, str]] = {
 }
 
 
-async def show_state(session: Session, device: str, when: str, *, as_of: str, policy: Path | None) -> int:
+def document_of(answer: StateAnswer, *, note: str, trust_domain: str) -> Document:
+    """The answer to take away: every record, and the device's chain of leaves, under the one checkpoint."""
+    chain = SubjectClaim(subject=f"device/{answer.device}", first=answer.first_number, leaves=answer.chain)
+    return Document(
+        trust_domain=trust_domain,
+        checkpoint=note,
+        records=tuple(Proven(one.record, one.path) for one in answer.records),
+        subjects=(chain,) if answer.chain else (),
+    )
+
+
+async def show_state(
+    session: Session, device: str, when: str, *, as_of: str, policy: Path | None, proof: Path | None
+) -> int:
     """Answer about one moment; exit 3 when something in the answer does not hold."""
     now = session.clock.now()
-    time = read_moment(when, now=now)
     request = pb.GetStateAtRequest(
         device_id=await device_id_of(session, device),
-        time_ms=time,
+        time_ms=read_moment(when, now=now),
         as_of_ms=read_moment(as_of, now=now) if as_of else 0,
         witnessed=policy is not None,
     )
     state = await session.call("evidence", session.evidence.GetStateAt, request)
     seen = await believed(session, state.checkpoint, None if policy is None else read_policy(policy))
-    moment = work_out(answer_of(state), tree=seen.tree, verifier=session.verifier)
+    answer = answer_of(state)
+    moment = work_out(answer, tree=seen.tree, verifier=session.verifier)
     holds = moment.holds and seen.consistency.holds is not False
+    if proof is not None:
+        document = document_of(answer, note=state.checkpoint.note, trust_domain=session.context.trust_domain)
+        replace_file(proof, document_to_json(document).encode(), mode=0o644)
+        session.output.say(f"the proof is in {proof}: `vigil evidence check` needs no network for it")
     if session.output.json:
         session.output.value({**moment_value(session, state, moment, seen), "holds": holds})
     else:

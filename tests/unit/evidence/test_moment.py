@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.pki import DEVICE, ORGANIZATION, SITE
 from tests.support.story import LIFETIME_MS, Story, firmware
 from tests.unit.evidence.conftest import Log, World
+from vigil.cli.moment import document_of
 from vigil.core.certificates import Identity
 from vigil.core.statements.bodies import HoldAction, Outcome, Scope
 from vigil.errors import Reason, Refused
@@ -17,7 +18,15 @@ from vigil.evidence.intake import Submission
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.moment import Moments, State
 from vigil.evidence.store import StoredEntry
-from vigil.verify import Record, SignedTree
+from vigil.verify import (
+    Property,
+    Record,
+    Report,
+    SignedTree,
+    document_from_json,
+    document_to_json,
+    verify_document,
+)
 from vigil.verify.facts import Fact, facts_of, holds_at, in_force
 from vigil.verify.moment import Moment, StateAnswer, StateRecord, Sure, work_out
 
@@ -273,6 +282,30 @@ async def test_what_was_revoked_of_the_device_at_that_moment(room: Room) -> None
     [build] = in_force(await room.at(revoked))
     assert (build["scope"], build["effect"]) == ("build", "corrective_only")
     assert fact(await room.at(cut), "credential").value.startswith("revoked")
+
+
+async def test_the_answer_is_taken_away_and_checked_with_no_network(room: Room) -> None:
+    await room.append(*room.story.measured(), room.story.decided(), room.story.done())
+    time = room.pass_(1)
+    room.pass_(1)
+    await room.append(*room.story.measured())
+    state = await room.state(time)
+    domain = room.world.pki.trust_domain
+    document = document_of(
+        answer_of(state, room.story.device, time), note=state.checkpoint.note, trust_domain=domain
+    )
+
+    def check(text: str) -> Report:
+        key = room.world.key.verifier_key
+        return verify_document(document_from_json(text), verifier=room.world.verifier, verifier_key=key)
+
+    text = document_to_json(document)
+    report = check(text)
+    assert report.holds
+    assert any(one.property is Property.COMPLETENESS and one.holds for one in report.findings)
+    leaves = document.subjects[0].leaves
+    shorter = replace(document.subjects[0], leaves=leaves[:1] + leaves[2:])
+    assert not check(document_to_json(replace(document, subjects=(shorter,)))).holds
 
 
 # --- who may see it
