@@ -26,7 +26,7 @@ class EvidenceProcess:
         folder: Path,
         *,
         peers: Mapping[str, str] | None = None,
-        settings: Mapping[str, str] | None = None,
+        settings: Mapping[str, str | float] | None = None,
         tiles: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -129,7 +129,7 @@ class EvidenceProcess:
     def _configuration(self) -> Path:
         files = self._credential.tls_files
         signers = self.pki.directory / "pki" / "signers"
-        values: dict[str, str | bool] = {
+        values: dict[str, str | float | bool] = {
             "data_dir": str(self.data),
             "listen": self.address,
             "trust_domain": self.pki.trust_domain,
