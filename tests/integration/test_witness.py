@@ -198,11 +198,12 @@ async def test_a_log_that_shows_two_histories_is_caught(world: World, injected: 
     other_folder.mkdir()
     shutil.copytree(log.process.data, other_folder / "evidence")
 
-    shown = await world.log()
+    shown, forked = await world.log(), await world.log(other_folder)
+    # Both were asked what they hold while that was the same: later the copy's own guard would not let it sign.
+    await eventually(lambda: forked.told("every witness was asked"), what="the copy asks its witness")
     await shown.append("the pump was held")
     told = await shown.covering(3, witnessed=True)
     assert check(world, told, policy) == {"w"}
-    forked = await world.log(other_folder)
     await forked.append("nothing happened")
     lie = await forked.covering(3)
     text = parse_note(lie.note).text

@@ -46,7 +46,7 @@ MAY_IMPORT = {
             "storage",
         }
     ),
-    "run": frozenset({"errors", "core", "api", "rpc", "identity.ceremony", "cli"}),
+    "run": frozenset({"errors", "core", "api", "rpc", "storage", "identity.ceremony", "cli"}),
     # The captured gateway of the demonstration is the real one with a tap on its wire.
     "demo": frozenset({"errors", "core", "api", "rpc", "cli", "run", "device", "verify", "gateway"}),
     "verify": frozenset({"errors", "core", *(f"{room}.domain" for room in ROOMS)}),

@@ -8,6 +8,7 @@ import typer
 import typer.main
 
 from vigil.cli import (
+    backup,
     baseline,
     command,
     context,
@@ -91,6 +92,8 @@ for _name, _group in (
 app.command("status")(status.status)
 app.command("reinstate")(revoke.reinstate)
 app.command("up")(running.up)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("demo")(running.demo)
 app.command("version")(running.version)
 

@@ -394,11 +394,29 @@ SHAPES: Final[Mapping[str, Schema]] = {
         witnesses=items(shape(name=TEXT, time=INSTANT)),
         wrong=maybe(shape(what=TEXT, sentence=TEXT, file=TEXT)),
     ),
+    "backup": shape(
+        archive=TEXT,
+        size=NUMBER,
+        databases=NUMBER,
+        files=NUMBER,
+        log_size=MAYBE_NUMBER,
+        left_out=TEXTS,
+        elsewhere=TEXTS,
+    ),
+    "restored": shape(
+        data=TEXT,
+        log_size=MAYBE_NUMBER,
+        checked_against=TEXT,
+        witnesses=items(shape(name=TEXT, answer=TEXT, size=MAYBE_NUMBER)),
+        missing=TEXTS,
+        new_log=FLAG,
+    ),
     "witness": shape(name=TEXT, verifier_key=TEXT, listen=TEXT, config=TEXT),
 }
 """By name of the file under docs/cli-schemas."""
 
 OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "backup": ("backup",),
     "baseline list": ("baselines",),
     "baseline publish": ("baseline",),
     "command approve": ("intent-approved",),
@@ -458,6 +476,7 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "release list": ("releases",),
     "release publish": ("release-published",),
     "release show": ("release",),
+    "restore": ("restored",),
     "revocation coverage": ("coverage",),
     "revocation list": ("revocations",),
     "revocation show": ("revocation",),

@@ -138,6 +138,7 @@ async def send_to_witnesses(
             post=client.post,
             clock=clock,
             metrics=metrics,
+            guard=checkpointer.guard,
         ).run()
 
 
@@ -153,7 +154,10 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         first_start=database.read_now(store.load_checkpoint) is None,
         generate=Ed25519PrivateKey.generate,
     )
-    checkpointer = Checkpointer(database=database, sequencer=sequencer, key=key, metrics=metrics)
+    book = open_book(config, database=database, log_key=key.verifier_key, metrics=metrics)
+    checkpointer = Checkpointer(
+        database=database, sequencer=sequencer, key=key, metrics=metrics, policy=book.policy
+    )
     reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer, clock=process.clock)
 
     async def size() -> int:
@@ -163,7 +167,6 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     moments = Moments(
         database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
     )
-    book = open_book(config, database=database, log_key=key.verifier_key, metrics=metrics)
     census = open_census(
         config,
         process,

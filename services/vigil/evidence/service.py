@@ -17,6 +17,7 @@ from vigil.core.clock import Clock
 from vigil.core.digest import DIGEST_BYTES
 from vigil.core.keys import load_private_key, store_private_key
 from vigil.core.receipts import CONSISTENCY, INCLUSION, Proof, sign_receipt
+from vigil.core.witness_policy import WitnessPolicy
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence import index_store, store
 from vigil.evidence.domain import (
@@ -31,6 +32,7 @@ from vigil.evidence.domain import (
     sign_note,
     verifier_key,
 )
+from vigil.evidence.guard import HistoryGuard
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.proved import Records
 from vigil.evidence.sequencer import LogDamagedError, Sequencer
@@ -89,7 +91,15 @@ class LogKey:
 class Checkpointer:
     """Signs checkpoints that only go forward. Raises LogDamagedError if another key signed the newest one."""
 
-    def __init__(self, *, database: Database, sequencer: Sequencer, key: LogKey, metrics: LogMetrics) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sequencer: Sequencer,
+        key: LogKey,
+        metrics: LogMetrics,
+        policy: WitnessPolicy | None = None,
+    ) -> None:
         self._database = database
         self._sequencer = sequencer
         self._key = key
@@ -101,6 +111,8 @@ class Checkpointer:
                 open_note(self._newest.note, key.verifier_key)
             except Refused as error:
                 raise LogDamagedError("the log's key is not the one that signed its checkpoints") from error
+        begun = self._newest is not None and self._newest.size > 0
+        self.guard = HistoryGuard(policy or WitnessPolicy(), begun=begun)
 
     @property
     def verifier_key(self) -> str:
@@ -120,13 +132,15 @@ class Checkpointer:
     async def sign(self) -> Checkpoint:
         """Sign the log as it is durable now, unless that is signed already; durable before it is answered.
 
-        Raises EVIDENCE_UNAVAILABLE while the clock leaps: its time never goes back either.
+        Raises EVIDENCE_UNAVAILABLE while the clock leaps (its time never goes back either), and where enough witnesses
+        hold more of this log than is here.
         """
         async with self._signing:
             state = await self._sequencer.state()
             newest = self._newest
             if newest is not None and newest.size == state.size:
                 return newest
+            self.guard.check()
             root = state.frontier.root()
             time = max(self._sequencer.time(), state.time, 0 if newest is None else newest.time)
             check_advance(newest, size=state.size, root=root, time=time)

@@ -17,6 +17,7 @@ from vigil.core.notes import Cosignature, find_cosignature, parse_note, parse_si
 from vigil.core.witness_policy import KnownWitness
 from vigil.errors import Refused, VigilError
 from vigil.evidence.domain import Checkpoint
+from vigil.evidence.guard import HistoryGuard
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.witness_book import WitnessBook
 from vigil.evidence.witness_client import Answer, WitnessUnreachableError
@@ -66,7 +67,7 @@ class Follower:
         self.known = known
         self._backoff = FIRST_BACKOFF_S
         self._free_at = float("-inf")
-        self.held = known
+        self.held = -1  # asked about the newest at every start: it may hold more than this log
         metrics.witness(name, known)
 
     def free(self, checkpoint: Checkpoint, *, at: float) -> bool:
@@ -155,8 +156,10 @@ class Witnessing:
         post: Post,
         clock: Clock,
         metrics: LogMetrics,
+        guard: HistoryGuard,
     ) -> None:
         self._book = book
+        self._guard = guard
         self._newest = newest
         self._clock = clock
         self._followers = [
@@ -212,8 +215,11 @@ class Witnessing:
             cosignature = await one.ask(checkpoint, log_size=log_size)
             await self._book.keep(checkpoint, one.key, cosignature)
         except WitnessTrouble as trouble:
+            self._guard.heard(one.name, ahead=trouble.what == "ahead")
             one.failed(trouble, at=self._clock.monotonic())
         except Refused as error:
+            self._guard.heard(one.name, ahead=False)
             one.failed(WitnessTrouble("unkept", error.refusals[0].sentence), at=self._clock.monotonic())
         else:
+            self._guard.heard(one.name, ahead=False)
             one.took(checkpoint.size)

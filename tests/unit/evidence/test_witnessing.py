@@ -219,6 +219,7 @@ async def test_a_real_log_and_a_real_witness(world: World, tmp_path: Path) -> No
             post=client.post,
             clock=world.clock,
             metrics=LogMetrics(CollectorRegistry()),
+            guard=log.checkpointer.guard,
         )
         task = asyncio.create_task(witnessing.run())
         try:
