@@ -32,6 +32,7 @@ NAMES: Final = (
     "attestation",
     "evidence",
     "moment",
+    "census",
     "revocation",
     "fleet",
     "streams",

@@ -1,5 +1,6 @@
 """What a census proves of one subject: that its records are whole, or that it has none."""
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,8 @@ from vigil.storage import Database
 LEAVES: Final = 1_000
 """Leaves in one answer; a subject that has more is asked for again from where it ended."""
 LEAF_BYTES: Final = 2 << 20
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class SubjectProver:
         """Prove by the newest census under the checkpoint of ``size`` entries, 0 for the newest.
 
         ``first``: the number to begin with, 0 for the first one. Raises NOT_IN_SCOPE, FIELD_INVALID,
-        RESOURCE_NOT_FOUND while there is no such checkpoint or no census under it; LookupError for a hole.
+        RESOURCE_NOT_FOUND while there is no such checkpoint or no census under it; NOT_RECORDED where the log lacks
+        what the census counts.
         """
         if not is_subject(subject):
             raise _field("subject", "A subject is written as its kind, a slash and its id.")
@@ -67,7 +71,11 @@ class SubjectProver:
                 raise _no_census(checkpoint.size)
             return _proof(connection, subject, tree, checkpoint, first=first)
 
-        return await self._database.read(read)
+        try:
+            return await self._database.read(read)
+        except LookupError as error:
+            _log.error("%s cannot be proved: %s", subject, error)
+            raise _damaged(subject) from error
 
     async def _checkpoint(self, size: int) -> Checkpoint:
         if not size:
@@ -122,6 +130,16 @@ def _fitting(leaves: list[bytes]) -> tuple[bytes, ...]:
             break
         taken.append(leaf)
     return tuple(taken)
+
+
+def _damaged(subject: str) -> Refused:
+    return refused(
+        Reason.NOT_RECORDED,
+        f"The log cannot show what it counts of {subject}: something is missing from its tables.",
+        lifted_by="the tables as they were written; the tiles show what they must hold",
+        who="the log's operator",
+        subject=subject,
+    )
 
 
 def _no_census(size: int) -> Refused:
