@@ -203,7 +203,7 @@ BY_ITSELF: Final = ("revocation/revocation.db/head_lease", "attestation/", "evid
 """What moves while nobody does anything: heads are signed, pumps attest when it is due."""
 WHEN: Final = {"revocation/revocation.db/acknowledgement": "enforced_at"}
 """A pump that comes back acknowledges what it has enforced since: the time is another, the row is not."""
-ATTESTING: Final = {"evidence", "result", "census"}
+ATTESTING: Final = {"evidence", "result", "census", "query"}
 """Kinds of what is recorded meanwhile: pumps attest, and the log counts its subjects."""
 QUIET_S: Final = 3.0
 """Much longer than a gateway waits before it saves its copy of the registry."""

@@ -20,6 +20,7 @@ from vigil.evidence.erasing_servicer import EvidenceErasureServicer
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.metrics import CensusMetrics, LogMetrics
 from vigil.evidence.moment import Moments
+from vigil.evidence.queries import QueryLog
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogKey, LogReader
 from vigil.evidence.servicer import EvidenceLogServicer, EvidenceReadServicer
@@ -97,6 +98,20 @@ def open_census(
         interval=config.census_seconds,
         clock=process.clock,
         metrics=CensusMetrics(process.metrics),
+    )
+
+
+def open_queries(
+    config: EvidenceConfig, process: Process, *, sequencer: Sequencer, verifier: ChainVerifier
+) -> QueryLog:
+    """Wire the record of who reads. Raises CERTIFICATE_INVALID when the log's signer was not made for it."""
+    signer = open_signer(
+        config.signer_certificate, config.signer_key, "query", verifier, at=process.clock.now()
+    )
+    return QueryLog(
+        sequencer=sequencer,
+        scribes=lambda: signer.scribe(clock=process.clock, entropy=process.entropy),
+        clock=process.clock,
     )
 
 
@@ -220,6 +235,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
                 book=book,
                 moments=moments,
                 prover=prover,
+                queries=open_queries(config, process, sequencer=sequencer, verifier=verifier()),
             ),
             _erasure(erasing),
         ],
@@ -265,6 +281,7 @@ def _servicers(
     book: WitnessBook,
     moments: Moments,
     prover: SubjectProver,
+    queries: QueryLog,
 ) -> list[Servicer]:
     return [
         (
@@ -275,7 +292,12 @@ def _servicers(
         (
             evidence_pb2_grpc.add_EvidenceReadServiceServicer_to_server,
             EvidenceReadServicer(
-                reader=reader, checkpointer=checkpointer, book=book, moments=moments, prover=prover
+                reader=reader,
+                checkpointer=checkpointer,
+                book=book,
+                moments=moments,
+                prover=prover,
+                queries=queries,
             ),
             "vigil.api.evidence.v1.EvidenceReadService",
         ),

@@ -12,6 +12,7 @@ from vigil.evidence.domain import Leaf, decode_leaf, not_in_scope
 from vigil.evidence.erasing_servicer import erased_message
 from vigil.evidence.intake import Submission
 from vigil.evidence.moment import Moments, Shown
+from vigil.evidence.queries import QueryLog
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
@@ -57,12 +58,14 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         book: WitnessBook,
         moments: Moments,
         prover: SubjectProver,
+        queries: QueryLog,
     ) -> None:
         self._reader = reader
         self._moments = moments
         self._prover = prover
         self._checkpointer = checkpointer
         self._book = book
+        self._queries = queries
 
     async def GetEntry(  # noqa: N802 - the contract's name
         self, request: evidence_pb2.GetEntryRequest, context: Context
@@ -73,6 +76,8 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         else:
             entry = await self._reader.entry_at(caller, request.index)
         scope_filtered(caller)
+        about = next((link.subject for link in decode_leaf(entry.leaf).subjects), "")
+        await self._queries.shown(caller, method="record", subject=about, entries=[entry])
         return _entry(entry)
 
     async def ListHistory(  # noqa: N802 - the contract's name
@@ -89,6 +94,7 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             until=request.to_ms,
         )
         scope_filtered(caller)
+        await self._queries.shown(caller, method="history", subject=request.subject, entries=page.entries)
         return evidence_pb2.ListHistoryResponse(
             entries=[_entry(entry) for entry in page.entries], next_page_token=page.next_token
         )
@@ -121,6 +127,7 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         caller = caller_of(context)
         proof = await self._prover.prove(caller, request.subject, size=request.size, first=request.first)
         scope_filtered(caller)
+        await self._queries.shown(caller, method="completeness", subject=request.subject, entries=())
         return evidence_pb2.SubjectProof(
             items=[
                 evidence_pb2.CensusItem(
@@ -160,6 +167,9 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             under=(await self._book.newest()).checkpoint if request.witnessed else None,
         )
         scope_filtered(caller)
+        seen = [one.entry for one in state.records if not one.withheld]
+        subject = f"device/{request.device_id}"
+        await self._queries.shown(caller, method="moment", subject=subject, entries=seen)
         return evidence_pb2.StateAt(
             device_id=request.device_id,
             time_ms=request.time_ms,
