@@ -57,6 +57,7 @@ class Log:
         await eventually(
             lambda: counted(database) == 2 * RECORDS - 1, what="a census of all of it", pause=0.2
         )
+        await eventually(lambda: signed(database) >= 2 * RECORDS, what="a checkpoint over it", pause=0.2)
         await appender.close()
         await channels.close()
         await process.stop()
@@ -88,6 +89,12 @@ def counted(database: Path) -> int:
             "SELECT max(size) FROM census JOIN entry ON entry.digest = census.digest"
         ).fetchone()
     return int(row[0] or 0)
+
+
+def signed(database: Path) -> int:
+    """Entries under the newest checkpoint."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT coalesce(max(size), 0) FROM checkpoint").fetchone()[0])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -176,6 +176,14 @@ def check(
             "census in the proof names.",
         ),
     ] = "",
+    tiles: Annotated[
+        str,
+        typer.Option(
+            "--tiles",
+            metavar="URL",
+            help="Count the log's subjects again from its tiles, and hold the censuses in the proof against that.",
+        ),
+    ] = "",
     known: KnownOption = None,
     policy: PolicyOption = None,
 ) -> None:
@@ -185,7 +193,8 @@ def check(
         from vigil.cli.proving import believed
         from vigil.cli.proving import check as check_proof
 
-        return check_proof(output, proof, believed(trust, log_key=log, policy=policy, known=known))
+        believes = believed(trust, log_key=log, policy=policy, known=known)
+        return check_proof(output, proof, believes, tiles=tiles)
 
     plainly(ctx, work)
 

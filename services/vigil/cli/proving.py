@@ -1,5 +1,6 @@
 """`vigil evidence prove` and `check`: a proof made on line, taken away, and checked by anybody without a network."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from vigil.cli.logbook import Seen, find_entry, newest_checkpoint, read_policy, 
 from vigil.cli.logbook import believed as believed_checkpoint
 from vigil.cli.options import UsageError
 from vigil.cli.output import DONE, REFUSED, Output
+from vigil.cli.recounting import recount
 from vigil.cli.session import Session
 from vigil.core.census import Item, Placed
 from vigil.core.certificates import ChainVerifier, TrustBundle, replace_file
@@ -23,20 +25,24 @@ from vigil.core.receipts import (
     with_leaf,
 )
 from vigil.core.witness_policy import WitnessPolicy
-from vigil.errors import Reason, refused
+from vigil.errors import Reason, Refused, refused
+from vigil.monitor.reader import TileClient
 from vigil.verify import (
     CensusProof,
     Document,
     Earlier,
+    Finding,
     Property,
     Proven,
     Report,
     SubjectClaim,
     attempt,
+    census_of,
     check_checkpoint,
     decode_leaf,
     document_from_json,
     document_to_json,
+    log_key_of,
     not_proved,
     verify_document,
 )
@@ -227,8 +233,11 @@ def believed(trust: Path, *, log_key: str, policy: Path | None, known: Path | No
     return Believed(verifier=ChainVerifier(bundle), log_key=key, policy=wanted, known=note)
 
 
-def check(output: Output, proof: Path, believes: Believed) -> int:
-    """Check a proof with no network; exit 3 when anything does not hold."""
+def check(output: Output, proof: Path, believes: Believed, *, tiles: str = "") -> int:
+    """Check a proof, with no network; exit 3 when anything does not hold.
+
+    ``tiles``: the address of the log's tiles, from which its censuses are counted again.
+    """
     data = proof.read_bytes()
     if is_receipt(data):
         return _check_receipt(output, data, believes)
@@ -240,7 +249,31 @@ def check(output: Output, proof: Path, believes: Believed) -> int:
         policy=believes.policy,
         known=believes.known,
     )
+    if tiles and report.holds:
+        report = Report((*report.findings, *asyncio.run(_recounted(document, believes, tiles))))
     return _told(output, report, not_proved(document, witnessed=believes.policy is not None))
+
+
+async def _recounted(document: Document, believes: Believed, tiles: str) -> tuple[Finding, ...]:
+    """Every census of a document counted again. Raises UsageError, UnreadableError."""
+    if not tiles.startswith(("http://", "https://")):
+        raise UsageError("--tiles begins with http:// or https://")
+    key = believes.log_key or log_key_of(document, believes.verifier)
+    domain = believes.verifier.bundle.trust_domain
+    tree = check_checkpoint(document.checkpoint, verifier_key=key, trust_domain=domain)
+    censuses = [
+        (one.record.index, census_of(one.record, believes.verifier))
+        for one in document.records
+        if decode_leaf(one.record.leaf).kind == "census"
+    ]
+    if not censuses:
+        raise UsageError("there is no census in the proof that could be counted again")
+    try:
+        async with TileClient(tiles) as source:
+            counted = await recount(tree, censuses, source.read)
+    except Refused as refusal:
+        return (Finding(Property.COMPLETENESS, False, refusal.refusals[0].sentence),)
+    return tuple(Finding(Property.COMPLETENESS, one.holds, one.sentence, one.index) for one in counted)
 
 
 def _check_receipt(output: Output, data: bytes, believes: Believed) -> int:

@@ -12,7 +12,7 @@ The tree is kept in pages of 256 items, which are complete subtrees of it: a pro
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from itertools import pairwise
@@ -192,14 +192,16 @@ class Merger:
 
     def finish(self) -> list[bytes]:
         """The remaining pages, the last of them full or not."""
-        pages = []
-        for at in range(self._at, len(self._keys)):
-            self._put(self._keys[at], None)
-            pages += self._full()
-        self._at = len(self._keys)
+        return list(self.remaining())
+
+    def remaining(self) -> Iterator[bytes]:
+        """The same one by one: there may be as many as there are news."""
+        while self._at < len(self._keys):
+            self._put(self._keys[self._at], None)
+            self._at += 1
+            yield from self._full()
         if self._pending:
-            pages.append(self._take(len(self._pending)))
-        return pages
+            yield self._take(len(self._pending))
 
     def _put(self, key: bytes, known: Item | None) -> None:
         news = self._news[key]

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, update
 
+from tests.support.databases import KINDS
 from tests.support.pki import ORGANIZATION, SITE
 from tests.support.stack import eventually
 from tests.unit.evidence.conftest import Log, World, submission
@@ -23,6 +24,11 @@ from vigil.evidence.domain import decode_leaf, origin_of
 from vigil.evidence.metrics import CensusMetrics
 from vigil.evidence.subject_proofs import SubjectProver
 from vigil.evidence.tables import CENSUS, CENSUS_PAGE, SUBJECT_RECORD
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class Counted:
