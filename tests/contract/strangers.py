@@ -269,5 +269,6 @@ OPEN: Final[dict[str, str]] = {
     "EvidenceReadService/GetInclusionProof": "hashes",
     "EvidenceReadService/GetConsistencyProof": "hashes",
     "EvidenceReadService/GetCheckpoint": "a root, to be published",
+    "EvidenceReadService/GetLogStatus": "sizes, witnesses, and indexes of what is damaged",
     "GatewayDeviceService/GetGatewayStatus": "ages and counts of the gateway that was dialled",
 }

@@ -9,6 +9,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from vigil.api.attestation.v1 import attestation_pb2
+from vigil.api.evidence.v1 import evidence_pb2
 from vigil.api.gateway.v1 import gateway_pb2
 from vigil.api.identity.v1 import identity_pb2
 from vigil.api.policy.v1 import policy_pb2
@@ -274,6 +275,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
         policy_revocation_epoch=MAYBE_NUMBER,
         log_size=MAYBE_NUMBER,
         witnessed_size=MAYBE_NUMBER,
+        log=maybe(of_message(evidence_pb2.LogStatus)),
         devices=shape(by_state=COUNTS, by_trust=COUNTS),
         expiring=items(shape(context=TEXT, principal=TEXT, operational_until=INSTANT, ended=FLAG)),
     ),

@@ -22,7 +22,7 @@ def status(ctx: typer.Context) -> None:
     async def work(session: "Session") -> int:
         value = await _gather(session)
         _show(session.output, value)
-        return 0 if value["ready"] else 1
+        return 0 if value["ready"] and not _wrong(value["log"]) else 1
 
     if _usable(ctx):
         perform(ctx, work)
@@ -53,7 +53,7 @@ def _nothing(output: "Output") -> int:
             _row(name, "", "nothing was started on this data folder", role=True) for name in SERVICES
         ],
         **dict.fromkeys(("policy_revision", "policy_engine", "revocation_epoch")),
-        **dict.fromkeys(("policy_revocation_epoch", "log_size", "witnessed_size")),
+        **dict.fromkeys(("policy_revocation_epoch", "log_size", "witnessed_size", "log")),
         "feed_lag_ms": {},
         "devices": {"by_state": {}, "by_trust": {}},
         "expiring": [],
@@ -153,27 +153,23 @@ async def _epoch(session: "Session", healthy: set[str]) -> int | None:
     return None if found is None else int(found.epoch)
 
 
-async def _log(session: "Session", healthy: set[str]) -> dict[str, int | None]:
-    """How much is under the newest checkpoint, and under the newest that enough witnesses hold (None: none is)."""
+async def _log(session: "Session", healthy: set[str]) -> dict[str, Any]:
+    """How much is under the newest checkpoints, what the log's auditor found, and what each witness holds."""
     from vigil.api.evidence.v1 import evidence_pb2
-    from vigil.errors import Reason, Refused
+    from vigil.cli.messages import plain
 
-    nothing: dict[str, int | None] = {"log_size": None, "witnessed_size": None}
+    nothing: dict[str, Any] = dict.fromkeys(("log_size", "witnessed_size", "log"))
     if "evidence" not in healthy:
         return nothing
-    found = await _unless_refused(
-        session, "evidence", session.evidence.GetCheckpoint, evidence_pb2.GetCheckpointRequest()
-    )
+    request = evidence_pb2.GetLogStatusRequest()
+    found = await _unless_refused(session, "evidence", session.evidence.GetLogStatus, request)
     if found is None:
         return nothing
-    try:
-        request = evidence_pb2.GetCheckpointRequest(witnessed=True)
-        held = await session.call("evidence", session.evidence.GetCheckpoint, request)
-    except Refused as error:
-        if error.reason is not Reason.NOT_WITNESSED:
-            session.output.say(f"evidence: {error.refusals[0].sentence}")
-        return {**nothing, "log_size": int(found.size)}
-    return {"log_size": int(found.size), "witnessed_size": int(held.size)}
+    return {
+        "log_size": int(found.checkpoint_size),
+        "witnessed_size": int(found.witnessed_size) or None,
+        "log": plain(found),
+    }
 
 
 async def _states(session: "Session", healthy: set[str]) -> dict[str, int]:
@@ -263,6 +259,36 @@ def _show(output: "Output", value: dict[str, Any]) -> None:
         "trust": value["devices"]["by_trust"] or "unknown",
         "ends_soon": [f"{row['context']} at {row['operational_until']}" for row in value["expiring"]],
     }
-    output.record(facts)
+    output.record({**facts, **_facts(value["log"])})
+    for sentence in _wrong(value["log"]):
+        output.say(sentence)
     if not value["ready"]:
         output.say("not ready: start it with `vigil up`")
+
+
+def _facts(log: dict[str, Any] | None) -> dict[str, Any]:
+    """What is shown of the log itself."""
+    if log is None:
+        return {}
+    audit = log["audit"]
+    last = f"; {audit['passes']} passes, the last until {audit['ended_time']}" if audit["passes"] else ""
+    return {
+        "log_audited": f"{audit['checked']} of {audit['size']} records, {audit['damaged']} places damaged{last}",
+        "witnesses": [
+            f"{one['name']} at {one['size']}{' (' + one['trouble'] + ')' if one['trouble'] else ''}"
+            for one in log["witnesses"]
+        ],
+    }
+
+
+def _wrong(log: dict[str, Any] | None) -> list[str]:
+    """What must not be overlooked."""
+    if log is None:
+        return []
+    found = [
+        f"THE LOG IS DAMAGED at record {one['index']} ({one['what']}): {one['sentence']}"
+        for one in log["audit"]["damages"]
+    ]
+    if log["older"]:
+        found.append("THE LOG IS AN OLDER COPY: its witnesses hold more of it, and no checkpoint is signed")
+    return found

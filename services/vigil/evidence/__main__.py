@@ -12,13 +12,14 @@ from vigil.core.statements.opened import open_signer
 from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Refused
 from vigil.evidence import store
+from vigil.evidence.audit import Auditor
 from vigil.evidence.census import CensusTaker
 from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
 from vigil.evidence.erasing import Erasing
 from vigil.evidence.erasing_servicer import EvidenceErasureServicer
 from vigil.evidence.indexer import Indexer
-from vigil.evidence.metrics import CensusMetrics, LogMetrics
+from vigil.evidence.metrics import AuditMetrics, CensusMetrics, LogMetrics
 from vigil.evidence.moment import Moments
 from vigil.evidence.queries import QueryLog
 from vigil.evidence.sequencer import Sequencer
@@ -190,6 +191,14 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         verifier=verifier(),
         log_key=key.verifier_key,
     )
+    auditor = Auditor(
+        database=database,
+        verifier=verifier,
+        rate=config.audit_entries_per_second,
+        clock=process.clock,
+        entropy=process.entropy,
+        metrics=AuditMetrics(process.metrics),
+    )
     prover = SubjectProver(database=database, sequencer=sequencer, checkpointer=checkpointer)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
@@ -199,6 +208,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         process.supervise("checkpoints", checkpointer.run()),
         process.supervise("index", indexer.run()),
         process.supervise("census", census.run()),
+        process.supervise("audit", auditor.run()),
     ]
     if book.policy.witnesses:
         sending = send_to_witnesses(
@@ -236,6 +246,7 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
                 moments=moments,
                 prover=prover,
                 queries=open_queries(config, process, sequencer=sequencer, verifier=verifier()),
+                auditor=auditor,
             ),
             _erasure(erasing),
         ],
@@ -282,6 +293,7 @@ def _servicers(
     moments: Moments,
     prover: SubjectProver,
     queries: QueryLog,
+    auditor: Auditor,
 ) -> list[Servicer]:
     return [
         (
@@ -298,6 +310,7 @@ def _servicers(
                 moments=moments,
                 prover=prover,
                 queries=queries,
+                auditor=auditor,
             ),
             "vigil.api.evidence.v1.EvidenceReadService",
         ),

@@ -39,6 +39,13 @@ class EvidenceConfig(BaseServiceConfig):
         default=False, description="Serve the tiles over HTTPS with the service's certificate."
     )
 
+    audit_entries_per_second: float = Field(
+        default=100.0,
+        gt=0,
+        le=100_000,
+        description="How fast the log is read again and checked in the background: 100 take about 3 % of a core.",
+    )
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _readable(cls, value: str) -> str:

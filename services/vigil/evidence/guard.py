@@ -21,9 +21,13 @@ class HistoryGuard:
         asked = {name for name, one in policy.witnesses.items() if one.url} if begun else set()
         self._silent = asked
         self._ahead: set[str] = set()
+        self.witnesses: dict[str, tuple[int, str]] = dict.fromkeys(policy.witnesses, (0, ""))
+        """What each is known to hold, and what is wrong with it; empty where nothing is."""
 
-    def heard(self, name: str, *, ahead: bool) -> None:
-        """A witness answered, or did not in its time."""
+    def heard(self, name: str, *, ahead: bool, size: int | None = None, trouble: str = "") -> None:
+        """A witness answered, or did not in its time: how much it holds now, or what is wrong."""
+        held = self.witnesses.get(name, (0, ""))[0] if size is None else size
+        self.witnesses[name] = held, trouble
         if name in self._silent:
             self._silent.discard(name)
             if not self._silent:

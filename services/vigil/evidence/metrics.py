@@ -98,3 +98,33 @@ class CensusMetrics:
 
     def damaged(self) -> None:
         self._damaged.inc()
+
+
+class AuditMetrics:
+    """What the auditor found, and how far it is."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._damaged = Gauge(
+            "vigil_evidence_damaged", "Places at which the stored log contradicts itself.", registry=registry
+        )
+        self._checked = Gauge(
+            "vigil_evidence_audit_checked", "Entries checked in this pass of the audit.", registry=registry
+        )
+        self._size = Gauge(
+            "vigil_evidence_audit_size", "Entries in this pass of the audit.", registry=registry
+        )
+        self._passes = Gauge("vigil_evidence_audit_passes", "Passes since the start.", registry=registry)
+        self._ended = Gauge(
+            "vigil_evidence_audit_ended_seconds",
+            "When the last pass ended, since the epoch.",
+            registry=registry,
+        )
+
+    def progress(self, checked: int, size: int, damaged: int) -> None:
+        self._checked.set(checked)
+        self._size.set(size)
+        self._damaged.set(damaged)
+
+    def passed(self, passes: int, ended: int) -> None:
+        self._passes.set(passes)
+        self._ended.set(ended / 1000)

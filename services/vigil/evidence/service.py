@@ -259,6 +259,10 @@ class LogReader:
 
         return await self._database.read(read)
 
+    async def size(self) -> int:
+        """How many records there are."""
+        return (await self._sequencer.state()).size
+
     async def checkpoint(self) -> Checkpoint:
         """The newest checkpoint, at most about a second behind the log. A proof of something newer brings its own."""
         return await self._checkpointer.newest()

@@ -8,6 +8,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
 from vigil.core.certificates import Identity, Kind
+from vigil.evidence.audit import Auditor, Progress
 from vigil.evidence.domain import Leaf, decode_leaf, not_in_scope
 from vigil.evidence.erasing_servicer import erased_message
 from vigil.evidence.intake import Submission
@@ -59,6 +60,7 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         moments: Moments,
         prover: SubjectProver,
         queries: QueryLog,
+        auditor: Auditor,
     ) -> None:
         self._reader = reader
         self._moments = moments
@@ -66,6 +68,7 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         self._checkpointer = checkpointer
         self._book = book
         self._queries = queries
+        self._auditor = auditor
 
     async def GetEntry(  # noqa: N802 - the contract's name
         self, request: evidence_pb2.GetEntryRequest, context: Context
@@ -182,6 +185,23 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             truncated=state.truncated,
         )
 
+    async def GetLogStatus(  # noqa: N802 - the contract's name
+        self, _request: evidence_pb2.GetLogStatusRequest, context: Context
+    ) -> evidence_pb2.LogStatus:
+        caller_of(context)
+        guard = self._checkpointer.guard
+        return evidence_pb2.LogStatus(
+            size=await self._reader.size(),
+            checkpoint_size=(await self._reader.checkpoint()).size,
+            witnessed_size=self._book.size,
+            audit=_audit(self._auditor.progress),
+            witnesses=[
+                evidence_pb2.WitnessStatus(name=name, size=size, trouble=trouble)
+                for name, (size, trouble) in sorted(guard.witnesses.items())
+            ],
+            older=guard.older,
+        )
+
     def _checkpoint(self, held: Held) -> evidence_pb2.Checkpoint:
         checkpoint = held.checkpoint
         return evidence_pb2.Checkpoint(
@@ -193,6 +213,21 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
             witnesses=held.witnesses,
             witnessed=held.witnessed,
         )
+
+
+def _audit(progress: Progress) -> evidence_pb2.AuditStatus:
+    return evidence_pb2.AuditStatus(
+        checked=progress.checked,
+        size=progress.size,
+        passes=progress.passes,
+        began_time_ms=progress.began,
+        ended_time_ms=progress.ended,
+        damaged=len(progress.findings),
+        damages=[
+            evidence_pb2.Damage(index=one.index, what=one.what, sentence=one.sentence)
+            for one in progress.shown()
+        ],
+    )
 
 
 def _submission(item: evidence_pb2.AppendItem, caller: Identity) -> Submission:

@@ -75,6 +75,11 @@ class WitnessBook:
         lines = await self._database.read(lambda connection: _lines(connection, checkpoint.size))
         return self._held(checkpoint, lines)
 
+    @property
+    def size(self) -> int:
+        """Of the newest checkpoint that enough witnesses hold; 0 where none is."""
+        return self._witnessed or 0
+
     async def newest(self) -> Held:
         """The newest checkpoint that enough witnesses hold. Raises NOT_WITNESSED."""
         size = self._witnessed

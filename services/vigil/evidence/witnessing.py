@@ -215,11 +215,12 @@ class Witnessing:
             cosignature = await one.ask(checkpoint, log_size=log_size)
             await self._book.keep(checkpoint, one.key, cosignature)
         except WitnessTrouble as trouble:
-            self._guard.heard(one.name, ahead=trouble.what == "ahead")
+            words = f"{trouble.what}: {trouble}"
+            self._guard.heard(one.name, ahead=trouble.what == "ahead", trouble=words)
             one.failed(trouble, at=self._clock.monotonic())
         except Refused as error:
             self._guard.heard(one.name, ahead=False)
             one.failed(WitnessTrouble("unkept", error.refusals[0].sentence), at=self._clock.monotonic())
         else:
-            self._guard.heard(one.name, ahead=False)
+            self._guard.heard(one.name, ahead=False, size=checkpoint.size)
             one.took(checkpoint.size)

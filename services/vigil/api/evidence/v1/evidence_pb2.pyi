@@ -919,3 +919,150 @@ class CensusItem(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CensusItem: _TypeAlias = CensusItem  # noqa: Y015
+
+@_typing.final
+class GetLogStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLogStatusRequest: _TypeAlias = GetLogStatusRequest  # noqa: Y015
+
+@_typing.final
+class LogStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_SIZE_FIELD_NUMBER: _builtins.int
+    WITNESSED_SIZE_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    checkpoint_size: _builtins.int
+    witnessed_size: _builtins.int
+    """Under the newest checkpoint that enough witnesses hold; 0 where none is."""
+    older: _builtins.bool
+    """Enough witnesses hold more than this log: an older copy was put back, and no checkpoint is signed."""
+    @_builtins.property
+    def audit(self) -> Global___AuditStatus: ...
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___WitnessStatus]: ...
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        checkpoint_size: _builtins.int = ...,
+        witnessed_size: _builtins.int = ...,
+        audit: Global___AuditStatus | None = ...,
+        witnesses: _abc.Iterable[Global___WitnessStatus] | None = ...,
+        older: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "checkpoint_size", b"checkpoint_size", "older", b"older", "size", b"size", "witnessed_size", b"witnessed_size", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogStatus: _TypeAlias = LogStatus  # noqa: Y015
+
+@_typing.final
+class AuditStatus(_message.Message):
+    """The auditor reads the log again at a bounded rate, pass after pass, from somewhere else at each start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKED_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    BEGAN_TIME_MS_FIELD_NUMBER: _builtins.int
+    ENDED_TIME_MS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    DAMAGES_FIELD_NUMBER: _builtins.int
+    checked: _builtins.int
+    size: _builtins.int
+    passes: _builtins.int
+    began_time_ms: _builtins.int
+    ended_time_ms: _builtins.int
+    damaged: _builtins.int
+    @_builtins.property
+    def damages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Damage]:
+        """The first of them."""
+
+    def __init__(
+        self,
+        *,
+        checked: _builtins.int = ...,
+        size: _builtins.int = ...,
+        passes: _builtins.int = ...,
+        began_time_ms: _builtins.int = ...,
+        ended_time_ms: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+        damages: _abc.Iterable[Global___Damage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_time_ms", b"began_time_ms", "checked", b"checked", "damaged", b"damaged", "damages", b"damages", "ended_time_ms", b"ended_time_ms", "passes", b"passes", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditStatus: _TypeAlias = AuditStatus  # noqa: Y015
+
+@_typing.final
+class Damage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Of the entry, of the first one of a damaged tile, or -1 for the whole tree."""
+    what: _builtins.str
+    sentence: _builtins.str
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        what: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "sentence", b"sentence", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Damage: _TypeAlias = Damage  # noqa: Y015
+
+@_typing.final
+class WitnessStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size: _builtins.int
+    trouble: _builtins.str
+    """Empty where nothing is wrong."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size: _builtins.int = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size", b"size", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WitnessStatus: _TypeAlias = WitnessStatus  # noqa: Y015

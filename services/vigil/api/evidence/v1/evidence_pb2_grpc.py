@@ -137,6 +137,11 @@ class EvidenceReadServiceStub:
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
                 response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.FromString,
                 _registered_method=True)
+        self.GetLogStatus = channel.unary_unary(
+                '/vigil.api.evidence.v1.EvidenceReadService/GetLogStatus',
+                request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetLogStatusRequest.SerializeToString,
+                response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.LogStatus.FromString,
+                _registered_method=True)
         self.GetStateAt = channel.unary_unary(
                 '/vigil.api.evidence.v1.EvidenceReadService/GetStateAt',
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetStateAtRequest.SerializeToString,
@@ -187,6 +192,13 @@ class EvidenceReadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLogStatus(self, request, context):
+        """How the log itself is: its sizes, what its own auditor found, and each witness.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStateAt(self, request, context):
         """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
         state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
@@ -227,6 +239,11 @@ def add_EvidenceReadServiceServicer_to_server(servicer, server):
                     servicer.GetCheckpoint,
                     request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.FromString,
                     response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.SerializeToString,
+            ),
+            'GetLogStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLogStatus,
+                    request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetLogStatusRequest.FromString,
+                    response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.LogStatus.SerializeToString,
             ),
             'GetStateAt': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStateAt,
@@ -396,6 +413,33 @@ class EvidenceReadService:
             '/vigil.api.evidence.v1.EvidenceReadService/GetCheckpoint',
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLogStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vigil.api.evidence.v1.EvidenceReadService/GetLogStatus',
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetLogStatusRequest.SerializeToString,
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.LogStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,8 @@ class EvidenceReadServiceStub:
     it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
     """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]
+    GetLogStatus: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetLogStatusRequest, _evidence_pb2.LogStatus]
+    """How the log itself is: its sizes, what its own auditor found, and each witness."""
     GetStateAt: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]
     """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
     state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
@@ -88,6 +90,8 @@ class EvidenceReadServiceAsyncStub(EvidenceReadServiceStub):
     it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]  # type: ignore[assignment]
+    GetLogStatus: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetLogStatusRequest, _evidence_pb2.LogStatus]  # type: ignore[assignment]
+    """How the log itself is: its sizes, what its own auditor found, and each witness."""
     GetStateAt: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]  # type: ignore[assignment]
     """What is on record about a device at one moment: the measurements on both sides of it, and what else tells of its
     state, each record with its proof under one checkpoint. Waits until the index covers that checkpoint.
@@ -141,6 +145,14 @@ class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.Checkpoint, _abc.Awaitable[_evidence_pb2.Checkpoint]]: ...
+
+    @_abc_1.abstractmethod
+    def GetLogStatus(
+        self,
+        request: _evidence_pb2.GetLogStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.LogStatus, _abc.Awaitable[_evidence_pb2.LogStatus]]:
+        """How the log itself is: its sizes, what its own auditor found, and each witness."""
 
     @_abc_1.abstractmethod
     def GetStateAt(
