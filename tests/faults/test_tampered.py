@@ -192,6 +192,7 @@ SEEN_BY_PROVE = (
 )
 
 
+@pytest.mark.holds("insider-evidence")
 @pytest.mark.parametrize("fault", SEEN_BY_PROVE, ids=lambda fault: fault.change.__name__)
 async def test_a_history_that_was_tampered_with_is_not_proved(
     log: Log, fault: Fault, injected: Callable[[int], None]

@@ -249,25 +249,25 @@ def check(output: Output, proof: Path, believes: Believed, *, tiles: str = "") -
         policy=believes.policy,
         known=believes.known,
     )
+    if tiles and not tiles.startswith(("http://", "https://")):
+        raise UsageError("--tiles begins with http:// or https://")
+    if tiles and not _censuses(document):
+        raise UsageError("there is no census in the proof that could be counted again")
     if tiles and report.holds:
         report = Report((*report.findings, *asyncio.run(_recounted(document, believes, tiles))))
     return _told(output, report, not_proved(document, witnessed=believes.policy is not None))
 
 
+def _censuses(document: Document) -> list[Proven]:
+    return [one for one in document.records if decode_leaf(one.record.leaf).kind == "census"]
+
+
 async def _recounted(document: Document, believes: Believed, tiles: str) -> tuple[Finding, ...]:
-    """Every census of a document counted again. Raises UsageError, UnreadableError."""
-    if not tiles.startswith(("http://", "https://")):
-        raise UsageError("--tiles begins with http:// or https://")
+    """Every census of a document counted again. Raises UnreadableError."""
     key = believes.log_key or log_key_of(document, believes.verifier)
     domain = believes.verifier.bundle.trust_domain
     tree = check_checkpoint(document.checkpoint, verifier_key=key, trust_domain=domain)
-    censuses = [
-        (one.record.index, census_of(one.record, believes.verifier))
-        for one in document.records
-        if decode_leaf(one.record.leaf).kind == "census"
-    ]
-    if not censuses:
-        raise UsageError("there is no census in the proof that could be counted again")
+    censuses = [(one.record.index, census_of(one.record, believes.verifier)) for one in _censuses(document)]
     try:
         async with TileClient(tiles) as source:
             counted = await recount(tree, censuses, source.read)
