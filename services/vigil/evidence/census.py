@@ -103,6 +103,8 @@ class CensusTaker:
                 await self.take()
             except Refused as error:
                 _log.warning("no census: %s", error)
+            except LookupError as error:
+                _log.error("no census: %s", error)
             except DamagedTreeError as error:
                 self._metrics.damaged()
                 _log.error(

@@ -23,7 +23,7 @@ from vigil.evidence.census_store import Tree
 from vigil.evidence.domain import decode_leaf, origin_of
 from vigil.evidence.metrics import CensusMetrics
 from vigil.evidence.subject_proofs import SubjectProver
-from vigil.evidence.tables import CENSUS, CENSUS_PAGE, SUBJECT_RECORD
+from vigil.evidence.tables import CENSUS, CENSUS_PAGE, ENTRY, SUBJECT_RECORD
 
 
 @pytest.fixture(params=KINDS)
@@ -374,6 +374,25 @@ async def test_a_subjects_newest_row_deleted_does_not_take_it_out_of_the_census(
         for at in range(0, len(page), 72)
     ]
     assert await refusal_of(counting, f"device/{name(1)}") is Reason.NOT_RECORDED
+
+
+@pytest.mark.holds("insider-evidence")
+async def test_a_hole_in_the_log_stops_the_census_and_nothing_else(
+    counting: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    await counting.append(1, 2, 3)
+    where = ENTRY.c.idx == 1
+    assert (
+        await counting.log.database.write(
+            lambda connection: connection.execute(delete(ENTRY).where(where)).rowcount
+        )
+        == 1
+    )
+    running = asyncio.create_task(counting.taker.run())
+    await eventually(lambda: "the log lacks 1 of 3 neighbours" in caplog.text, what="it is told", pause=0.02)
+    assert not running.done()
+    running.cancel()
+    await counting.append(1)
 
 
 @pytest.mark.holds("insider-evidence")
