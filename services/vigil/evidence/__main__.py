@@ -19,7 +19,7 @@ from vigil.evidence.domain import origin_of
 from vigil.evidence.erasing import Erasing
 from vigil.evidence.erasing_servicer import EvidenceErasureServicer
 from vigil.evidence.indexer import Indexer
-from vigil.evidence.metrics import AuditMetrics, CensusMetrics, LogMetrics
+from vigil.evidence.metrics import AuditMetrics, CensusMetrics, LogMetrics, TileMetrics
 from vigil.evidence.moment import Moments
 from vigil.evidence.queries import QueryLog
 from vigil.evidence.sequencer import Sequencer
@@ -278,7 +278,9 @@ async def _serve_tiles(config: EvidenceConfig, process: Process, reader: TileRea
     tls = None
     if config.tiles_tls:
         tls = ServerTls(files=config.tls, watcher=TlsWatcher(files=config.tls, clock=process.clock))
-    server = TileServer(reader=reader, listen=config.tiles_listen, tls=tls)
+    server = TileServer(
+        reader=reader, listen=config.tiles_listen, tls=tls, metrics=TileMetrics(process.metrics)
+    )
     port = await server.start()
     process.log.info("tiles", port=port, tls=config.tiles_tls)
     return server

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from vigil.core.tiles import CHECKPOINT_PATH
+
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -128,3 +130,25 @@ class AuditMetrics:
     def passed(self, passes: int, ended: int) -> None:
         self._passes.set(passes)
         self._ended.set(ended / 1000)
+
+
+class TileMetrics:
+    """What strangers ask of the log's tiles, by what it was and how it was answered: words of ours, never theirs."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "vigil_evidence_tile_requests",
+            "Requests for the log's resources.",
+            ("resource", "status"),
+            registry=registry,
+        )
+
+    def answered(self, path: str, status: int) -> None:
+        resource = "other"
+        if path == CHECKPOINT_PATH:
+            resource = "checkpoint"
+        elif path.startswith("/tile/entries/"):
+            resource = "entries"
+        elif path.startswith("/tile/"):
+            resource = "hashes"
+        self._requests.labels(resource, str(status)).inc()

@@ -14,13 +14,11 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion10, web
 
 from vigil.errors import Refused, Status
+from vigil.evidence.metrics import TileMetrics
 from vigil.evidence.tiles import TEXT, Resource
-from vigil.rpc.network import ListenError
+from vigil.rpc.plain_http import BoundedHttp
 from vigil.rpc.tls import TlsFiles, TlsWatcher
 
-MAX_CONNECTIONS: Final = 256
-MAX_LINE_BYTES: Final = 1024
-MAX_HEADERS: Final = 64
 IDLE_S: Final = 15.0
 """Until a request is whole, from the connection's start or from the answer before."""
 ANSWER_S: Final = 30.0
@@ -79,50 +77,24 @@ class ServerTls:
 class TileServer:
     """Answers requests for the log's resources; ``listen`` is host:port, port 0 takes a free one."""
 
-    def __init__(self, *, reader: Reader, listen: str, tls: ServerTls | None) -> None:
+    def __init__(self, *, reader: Reader, listen: str, tls: ServerTls | None, metrics: TileMetrics) -> None:
         self._reader = reader
-        self._listen = listen
-        self._tls = tls
-        self._http: web.Server | None = None
-        self._listener: asyncio.Server | None = None
+        self._metrics = metrics
+        self._server = BoundedHttp(
+            self._handle, listen=listen, what="tiles", tls=None if tls is None else tls.context, idle=IDLE_S
+        )
 
     async def start(self) -> int:
         """Listen; answers the port. Raises ListenError."""
-        host, _, port = self._listen.rpartition(":")
-        loop = asyncio.get_running_loop()
-        http = web.Server(
-            self._handle,
-            access_log=None,
-            # What strangers send is no news: it would fill the disk. Our own failures are told in `_answer`.
-            logger=logging.Logger("tiles", logging.CRITICAL),  # noqa: LOG001 - heard by nobody, on purpose
-            keepalive_timeout=IDLE_S,
-            lingering_time=0,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_LINE_BYTES,
-            max_headers=MAX_HEADERS,
-        )
-
-        def connected() -> asyncio.Protocol:
-            return http() if len(http.connections) < MAX_CONNECTIONS else _Full()
-
-        try:
-            self._listener = await loop.create_server(
-                connected, host.strip("[]"), int(port), ssl=None if self._tls is None else self._tls.context
-            )
-        except (OSError, OverflowError) as error:
-            raise ListenError(f"tiles cannot be served on {self._listen}: {error}") from error
-        self._http = http
-        return int(self._listener.sockets[0].getsockname()[1])
+        return await self._server.start()
 
     async def stop(self) -> None:
-        """Close the port and every connection; what is being answered may end first, for a second."""
-        if self._listener is not None:
-            self._listener.close()
-        if self._http is not None:
-            await self._http.shutdown(1.0)
+        """Close the port and every connection."""
+        await self._server.stop()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer(request)
+        self._metrics.answered(request.raw_path, response.status)
         try:
             async with asyncio.timeout(ANSWER_S):
                 await response.prepare(request)
@@ -156,13 +128,6 @@ class TileServer:
             if _takes_gzip(request.headers.get("Accept-Encoding", "")):
                 response.enable_compression(web.ContentCoding.gzip)
         return response
-
-
-class _Full(asyncio.Protocol):
-    """Closes a connection past the most that are held."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
 
 
 def _takes_gzip(accepted: str) -> bool:

@@ -4,7 +4,7 @@ from vigil.rpc.plain_http import PlainHttpServer
 from vigil.rpc.service_main import Process, run
 from vigil.storage import Disk, open_database
 from vigil.witness.config import WitnessConfig
-from vigil.witness.domain import MAX_BODY_BYTES, KnownLogs
+from vigil.witness.domain import KnownLogs
 from vigil.witness.founding import open_witness
 from vigil.witness.metrics import WitnessMetrics
 from vigil.witness.service import Witness
@@ -17,7 +17,7 @@ async def serve(config: WitnessConfig, process: Process, *, disk: Disk = open_da
     try:
         witness = Witness(key=key, logs=KnownLogs(config.logs), database=database, clock=process.clock)
         servicer = WitnessServicer(witness=witness, metrics=WitnessMetrics(process.metrics))
-        server = PlainHttpServer(listen=config.listen, routes=servicer.routes, max_body=MAX_BODY_BYTES)
+        server = PlainHttpServer(listen=config.listen, routes=servicer.routes, what="witness")
         port = await server.start()
         process.log.info("witness", verifier_key=key.verifier_key)
         process.ready(port)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from vigil.errors import Refused
 from vigil.rpc.plain_http import Route, read_body
-from vigil.witness.domain import SIZE_TYPE, Rejected
+from vigil.witness.domain import MAX_BODY_BYTES, SIZE_TYPE, Rejected
 from vigil.witness.metrics import WitnessMetrics
 from vigil.witness.service import Witness
 
@@ -23,9 +23,9 @@ class WitnessServicer:
         """What it serves."""
         return (("POST", "/add-checkpoint", self.add_checkpoint),)
 
-    async def add_checkpoint(self, request: web.Request) -> web.Response:
+    async def add_checkpoint(self, request: web.BaseRequest) -> web.Response:
         """200 with the cosignature; 400, 403, 404, 409 with the size known, 422; 503 while it cannot remember."""
-        body = await read_body(request)
+        body = await read_body(request, MAX_BODY_BYTES)
         try:
             response = web.Response(text=await self._witness.add_checkpoint(body))
         except Rejected as rejected:

@@ -27,11 +27,12 @@ from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Reason, Refused
 from vigil.evidence import store, tile_server, tiles
 from vigil.evidence.domain import open_note, parse_checkpoint_text
-from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.metrics import LogMetrics, TileMetrics
 from vigil.evidence.tables import ENTRY, METADATA
 from vigil.evidence.tile_server import ServerTls, TileServer
 from vigil.evidence.tiles import TileReader
 from vigil.evidence.witness_book import WitnessBook
+from vigil.rpc import plain_http
 from vigil.rpc.network import ListenError
 from vigil.rpc.tls import TlsFiles, TlsWatcher
 from vigil.storage import open_database
@@ -233,8 +234,8 @@ class Served:
     server: TileServer
 
     def connections(self) -> list[object]:
-        assert self.server._http is not None
-        return list(self.server._http.connections)
+        assert self.server._server._http is not None
+        return list(self.server._server._http.connections)
 
     async def get(self, target: str, method: str = "GET", **headers: str) -> Answer:
         return await asyncio.to_thread(self._get, target, method, headers)
@@ -266,7 +267,9 @@ class Served:
 
 @asynccontextmanager
 async def served(reader: tile_server.Reader, tls: ServerTls | None = None) -> AsyncIterator[Served]:
-    server = TileServer(reader=reader, listen="127.0.0.1:0", tls=tls)
+    server = TileServer(
+        reader=reader, listen="127.0.0.1:0", tls=tls, metrics=TileMetrics(CollectorRegistry())
+    )
     port = await server.start()
     try:
         yield Served(port, server)
@@ -409,7 +412,7 @@ async def test_a_reader_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
 
 
 async def test_so_many_connections_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tile_server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(plain_http, "MAX_CONNECTIONS", 2)
     async with served(reader_of(world.open(started=False))) as server:
         held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
         for _, writer in held:
@@ -425,7 +428,12 @@ async def test_a_port_in_use_is_told(world: World) -> None:
     reader = reader_of(world.open(started=False))
     async with served(reader) as server:
         with pytest.raises(ListenError, match=f"127.0.0.1:{server.port}"):
-            await TileServer(reader=reader, listen=f"127.0.0.1:{server.port}", tls=None).start()
+            await TileServer(
+                reader=reader,
+                listen=f"127.0.0.1:{server.port}",
+                tls=None,
+                metrics=TileMetrics(CollectorRegistry()),
+            ).start()
 
 
 async def test_over_tls_with_the_services_certificate_and_its_successor(world: World) -> None:
@@ -460,3 +468,30 @@ async def test_over_tls_with_the_services_certificate_and_its_successor(world: W
         answer, after = await ask()
         assert answer.endswith(note.encode())
         assert before != after
+
+
+async def test_what_is_asked_for_is_counted_in_words_of_ours(world: World) -> None:
+    log = world.open()
+    await log.sequencer.append(submission(world.writer().hold()))
+    await log.checkpointer.sign()
+    registry = CollectorRegistry()
+    server = TileServer(reader=reader_of(log), listen="127.0.0.1:0", tls=None, metrics=TileMetrics(registry))
+    served_at = Served(await server.start(), server)
+    try:
+        for path in ("/checkpoint", "/tile/0/000.p/1", "/tile/entries/000.p/1", "/tile/0/001", "/x?y=z"):
+            await served_at.get(path)
+    finally:
+        await server.stop()
+    found = {
+        (sample.labels["resource"], sample.labels["status"]): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+    assert found == {
+        ("checkpoint", "200"): 1,
+        ("hashes", "200"): 1,
+        ("entries", "200"): 1,
+        ("hashes", "404"): 1,
+        ("other", "404"): 1,
+    }

@@ -16,7 +16,7 @@ from vigil.core import merkle, notes
 from vigil.core.clock import ManualClock
 from vigil.rpc.plain_http import PlainHttpServer
 from vigil.storage import Database
-from vigil.witness.domain import MAX_BODY_BYTES, KnownLogs
+from vigil.witness.domain import KnownLogs
 from vigil.witness.founding import WitnessKey, found, open_witness
 from vigil.witness.metrics import WitnessMetrics
 from vigil.witness.service import Witness
@@ -92,7 +92,7 @@ class RunningWitness:
         self.key, self.database = open_witness(key, memory, name=NAME)
         witness = Witness(key=self.key, logs=KnownLogs(self.logs), database=self.database, clock=self.clock)
         servicer = WitnessServicer(witness=witness, metrics=WitnessMetrics(CollectorRegistry()))
-        self.server = PlainHttpServer(listen="127.0.0.1:0", routes=servicer.routes, max_body=MAX_BODY_BYTES)
+        self.server = PlainHttpServer(listen="127.0.0.1:0", routes=servicer.routes, what="witness")
         self.port = await self.server.start()
 
     async def stop(self) -> None:

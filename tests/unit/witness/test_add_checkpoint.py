@@ -1,14 +1,18 @@
 """Every answer of `add-checkpoint` (C2SP tlog-witness), over HTTP, from a witness with a real memory."""
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
 from pathlib import Path
 
+import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.support.stack import eventually
 from tests.unit.witness.conftest import NAME, RunningWitness, SmallLog, request
+from vigil.rpc import plain_http
 from vigil.storage import assert_migrations_match
 from vigil.witness import store
 from vigil.witness.domain import MAX_BODY_BYTES, SIZE_TYPE
@@ -191,3 +195,25 @@ def held_against(witness: RunningWitness) -> list[tuple[str, str]]:
         rows = connection.execute("SELECT request, known FROM contradiction ORDER BY id").fetchall()
     connection.close()
     return rows
+
+
+async def test_so_many_connections_and_no_more(
+    witness: RunningWitness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers that only connect use up their own share of descriptors, and not the witness's."""
+    monkeypatch.setattr(plain_http, "MAX_CONNECTIONS", 2)
+    held = [await asyncio.open_connection("127.0.0.1", witness.port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", witness.port)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+    for _, one in held:
+        one.close()
+
+    async def taken() -> bool:
+        with contextlib.suppress(aiohttp.ClientError):
+            status, _, _ = await witness.post(b"nothing")
+            return status == 400
+        return False
+
+    await eventually(taken, what="those who left make room")
