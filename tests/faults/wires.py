@@ -207,8 +207,11 @@ def missing_namespaces() -> str:
 
 
 @contextlib.contextmanager
-def namespace(name: str, *, cables: int) -> Iterator[Namespace]:
-    """Make one with so many cables; skips the test, with the reason, where that is not allowed."""
+def namespace(name: str, *, cables: int, first: int = 0) -> Iterator[Namespace]:
+    """Make one with so many cables; skips the test, with the reason, where that is not allowed.
+
+    ``first``: where their numbers begin, so that two tests at the same time have no cable in common.
+    """
     reason = missing_namespaces()
     if reason:
         pytest.skip(reason)
@@ -216,7 +219,7 @@ def namespace(name: str, *, cables: int) -> Iterator[Namespace]:
     made = []
     try:
         _ip("-n", name, "link", "set", "lo", "up")
-        for number in range(cables):
+        for number in range(first, first + cables):
             here, there = f"vg{number}h", f"vg{number}t"
             # 198.18.0.0/15 is for tests of networks (RFC 2544).
             cable = Cable(here, f"198.18.{number}.1", f"198.18.{number}.2")

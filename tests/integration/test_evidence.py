@@ -12,11 +12,11 @@ import grpc
 import pytest
 from sqlalchemy import Connection, MetaData
 
+from tests.support.crowd import OWNER, Crowd, check_everything, history, taken, tree_of
 from tests.support.databases import KINDS
 from tests.support.evidence import EvidenceProcess, HoldWriter
 from tests.support.pki import ORGANIZATION, SITE, Credential, TestPki
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
-from vigil.api.evidence.v1.evidence_pb2 import RecordedItem
 from vigil.core.clock import SystemClock
 from vigil.core.salted import unsalted
 from vigil.errors import Reason, Refused
@@ -28,10 +28,7 @@ from vigil.storage import Database, open_database
 from vigil.verify import (
     Document,
     Proven,
-    SignedTree,
     SubjectClaim,
-    check_checkpoint,
-    check_consistency,
     check_inclusion,
     check_recorded,
     check_statement,
@@ -40,9 +37,7 @@ from vigil.verify import (
     document_to_json,
     verify_document,
 )
-from vigil.verify import Record as Taken
 
-OWNER = {"organization_id": ORGANIZATION, "site_id": SITE}
 DEVICE = "dev-aaaaaaaaaaaaaaaa"
 
 
@@ -98,37 +93,6 @@ async def reason_of(awaitable: Awaitable[Any]) -> Reason:
     return caught.value.reason
 
 
-def taken(entry: evidence_pb2.Entry) -> Taken:
-    return Taken(
-        index=entry.index,
-        leaf=entry.leaf,
-        statement=entry.statement,
-        chain=tuple(entry.chain),
-        bodies=tuple(entry.bodies),
-        recorded=entry.recorded.recorded,
-        recorded_path=tuple(entry.recorded.path),
-    )
-
-
-def tree_of(world: World, checkpoint: evidence_pb2.Checkpoint) -> SignedTree:
-    tree = check_checkpoint(
-        checkpoint.note, verifier_key=checkpoint.verifier_key, trust_domain=world.pki.trust_domain
-    )
-    assert tree == SignedTree(checkpoint.size, checkpoint.root)
-    return tree
-
-
-async def history(reader: Any, subject: str, **values: Any) -> list[evidence_pb2.Entry]:
-    entries: list[evidence_pb2.Entry] = []
-    request = evidence_pb2.ListHistoryRequest(subject=subject, **values)
-    while True:
-        page = await reader.ListHistory(request)
-        entries.extend(page.entries)
-        if not page.next_page_token:
-            return entries
-        request.page_token = page.next_page_token
-
-
 @pytest.mark.holds("insider-evidence")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_record_is_proved_from_end_to_end(world: World) -> None:
@@ -150,7 +114,7 @@ async def test_a_record_is_proved_from_end_to_end(world: World) -> None:
         (f"site/{SITE}", 1),
     ]
     proof = await reader.GetInclusionProof(evidence_pb2.GetInclusionProofRequest(index=0))
-    check_inclusion(record, proof.path, tree_of(world, proof.checkpoint))
+    check_inclusion(record, proof.path, tree_of(world.pki, proof.checkpoint))
     assert await reader.GetEntry(evidence_pb2.GetEntryRequest(index=0)) == entry
 
     document = Document(
@@ -272,52 +236,13 @@ async def test_people_read_what_is_theirs(world: World) -> None:
 # --- killed while it writes
 
 
-class Crowd:
-    """Writers that append without a pause, and remember what was acknowledged."""
-
-    def __init__(self, world: World, *, writers: int) -> None:
-        self.acknowledged: dict[bytes, RecordedItem] = {}
-        self.sent: list[bytes] = []
-        self._stopping = False
-        self._appender = world.appender(streams=4)
-        self._writer = world.writer
-        self._tasks = [
-            asyncio.create_task(self._write(f"dev-{chr(97 + n % 7) * 16}")) for n in range(writers)
-        ]
-
-    async def _write(self, device: str) -> None:
-        while not self._stopping:
-            hold = self._writer.hold(device)
-            self.sent.append(hold.data)
-            while hold.digest not in self.acknowledged:
-                try:
-                    item = await self._appender.append(hold.data, timeout=5.0, **OWNER)
-                except Refused as refusal:
-                    assert refusal.reason is Reason.EVIDENCE_UNAVAILABLE  # noqa: PT017 - anything else is a defect
-                    await asyncio.sleep(0.02)
-                else:
-                    self.acknowledged[hold.digest] = item
-
-    async def until(self, count: int) -> None:
-        while len(self.acknowledged) < count:
-            failed = [task for task in self._tasks if task.done()]
-            if failed:
-                failed[0].result()
-            await asyncio.sleep(0.005)
-
-    async def stop(self) -> None:
-        """Let each writer have its last statement acknowledged."""
-        self._stopping = True
-        await asyncio.gather(*self._tasks)
-
-
 @pytest.mark.slow
 @pytest.mark.holds("killed-between-steps")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) -> None:
     chance = random.Random(20_260_917)
     reader = world.reader("auditor", organization="operator", sites=("*",))
-    crowd = Crowd(world, writers=24)
+    crowd = Crowd(world.appender(streams=4), world.writer, writers=24)
     checkpoints: list[evidence_pb2.Checkpoint] = []
 
     async def watch() -> None:
@@ -344,45 +269,7 @@ async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) 
     await asyncio.gather(watching, return_exceptions=True)
     assert killed_under_load == 4
     assert len(checkpoints) > 4
-    await check_everything(world, reader, crowd, checkpoints)
-
-
-async def check_everything(
-    world: World, reader: Any, crowd: Crowd, checkpoints: list[evidence_pb2.Checkpoint]
-) -> None:
-    last = max(item.index for item in crowd.acknowledged.values())
-    asked = evidence_pb2.GetInclusionProofRequest(index=last)
-    newest = (await reader.GetInclusionProof(asked, wait_for_ready=True)).checkpoint
-    tree = tree_of(world, newest)
-    # Every checkpoint that anybody saw is a prefix of the newest one, signed by one key.
-    for seen in {checkpoint.size: checkpoint for checkpoint in checkpoints}.values():
-        assert seen.verifier_key == newest.verifier_key
-        request = evidence_pb2.GetConsistencyProofRequest(old_size=seen.size, new_size=newest.size)
-        proof = await reader.GetConsistencyProof(request)
-        check_consistency(tree_of(world, seen), tree, proof.path)
-    assert len({(seen.size, seen.root) for seen in checkpoints}) == len({seen.size for seen in checkpoints})
-    entries = [
-        entry
-        for device in "abcdefg"
-        for entry in await history(reader, f"device/dev-{device * 16}", page_size=500)
-    ]
-    # Each statement is there once, at the index that was promised, and nothing else is.
-    assert len(entries) == newest.size
-    assert len({entry.digest for entry in entries}) == len(entries)
-    recorded = {entry.digest: entry.recorded for entry in entries}
-    for digest, item in crowd.acknowledged.items():
-        assert recorded[digest] == item
-    for device in "abcdefg":
-        subject = f"device/dev-{device * 16}"
-        own = [taken(entry) for entry in entries if entry.subjects[0].subject == subject]
-        assert check_subject(own, subject) == len(own)
-    for entry in entries[:: max(1, len(entries) // 60)]:
-        record = taken(entry)
-        check_statement(record, world.pki.verifier)
-        check_recorded(record, world.pki.verifier)
-        request = evidence_pb2.GetInclusionProofRequest(index=entry.index, size=newest.size)
-        proof = await reader.GetInclusionProof(request)
-        check_inclusion(record, proof.path, tree)
+    await check_everything(world.pki, reader, crowd, checkpoints)
 
 
 @pytest.mark.holds("insider-evidence")

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from tests.model.loop import Node, SimLoop
 from vigil.device.store import DeviceStore
 from vigil.errors import Reason, refused
-from vigil.storage import Database, Writer
+from vigil.storage import Database, Pulse, Writer
 from vigil.storage.database import View
 from vigil.storage.writer import _deliver, _Job
 
@@ -218,11 +218,28 @@ class SimDatabase(Database):
 
     def __init__(self, disk: Disk, node: Node) -> None:
         engine = _engine(disk)
+        self._apart = engine
         self.writer = SimWriter(engine, node=node, disk=disk)
         self.reader = SimReader(engine, disk)  # type: ignore[assignment]
 
+    def pulse(self, _holder: str) -> Pulse:
+        return NoPulse()
+
     def close(self) -> None:
         self.writer.close()
+
+
+class NoPulse:
+    """A host runs one process of each service, so whoever wrote before it is gone."""
+
+    def beat(self) -> None:
+        """Nobody looks."""
+
+    def of(self, _holder: str) -> object | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def opener(disk: Disk, node: Node) -> Callable[..., Database]:

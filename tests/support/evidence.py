@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,6 +103,32 @@ class EvidenceProcess:
     async def stop(self) -> None:
         """SIGTERM: in order."""
         await self._end(signal.SIGTERM)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def freeze(self) -> None:
+        """SIGSTOP: it does nothing, and its connections stay. Returns when it has really stopped (proc(5))."""
+        os.kill(self.pid, signal.SIGSTOP)
+        while self._state() != "T":
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on where it was."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def events(self) -> list[dict[str, object]]:
+        """What it has said in its log."""
+        return [json.loads(line) for line in self.stderr.read_text().splitlines() if line.startswith("{")]
+
+    def said(self, words: str) -> bool:
+        """Whether its log holds these words."""
+        return any(words in str(event.get("event")) for event in self.events())
+
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def cpu_seconds(self) -> float:
         """CPU time of the running process, user and system (proc(5))."""

@@ -4,6 +4,8 @@ As root it runs as another user, since PostgreSQL refuses to run as root; what i
 """
 
 import contextlib
+import datetime as dt
+import ipaddress
 import itertools
 import os
 import pwd
@@ -13,9 +15,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 SERVICE_USERS: Final = ("postgres", "nobody")
 SUPERUSER: Final = "vigil"
@@ -53,7 +60,8 @@ def _user() -> str | None:
 class PostgresServer:
     """One server. ``stop`` and ``kill`` leave its files, ``start`` continues on them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, inside: Sequence[str] = ()) -> None:
+        """``inside``: a command (`ip netns exec NAME`) as root that the server is started through."""
         self._folder = folder
         self._data = folder / "data"
         self._socket = folder
@@ -63,23 +71,27 @@ class PostgresServer:
         binary = binaries()
         assert binary is not None, missing()
         self._binary = binary
-        self._as: dict[str, Any] = {}
+        self._owner: tuple[int, int] | None = None
+        self._as: list[str] = []
         if os.geteuid() == 0:
             entry = pwd.getpwnam(str(_user()))
-            self._as = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-            os.chown(folder, entry.pw_uid, entry.pw_gid)
+            self._owner = entry.pw_uid, entry.pw_gid
+            # Not by `subprocess`, which then forks in a way that gRPC's threads in this process do not outlive.
+            self._as = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+            os.chown(folder, *self._owner)
+        self._inside = list(inside)
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls) -> Iterator["PostgresServer"]:
+    def running(cls, *, inside: Sequence[str] = (), **settings: str) -> Iterator["PostgresServer"]:
         """A new server, for as long as the block lasts."""
         # In memory where there is room: no test cuts the power, and a database is made in a fifth of the time. (A Unix
         # socket's path has at most 107 bytes, which pytest's folders would use up.)
         roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
         with tempfile.TemporaryDirectory(prefix="vigil-pg-", dir=MEMORY if roomy else None) as name:
-            server = cls(Path(name))
+            server = cls(Path(name), inside=inside)
             server.initialize()
-            server.start()
+            server.start(**settings)
             try:
                 yield server
             finally:
@@ -99,7 +111,7 @@ class PostgresServer:
     def initialize(self) -> None:
         command = [self._binary / "initdb", "-D", self._data, "-U", SUPERUSER, "--auth=trust", "--no-sync"]
         command += ["--encoding=UTF8", "--no-locale", "--no-instructions"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._as)
+        subprocess.run([*self._as, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
 
     def start(self, **settings: str) -> None:
         """Start on the files there are and wait until queries are answered."""
@@ -115,18 +127,17 @@ class PostgresServer:
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [self._binary / "postgres", "-D", self._data, *arguments],
+                [*self._inside, *self._as, self._binary / "postgres", "-D", self._data, *arguments],
                 stderr=log,
                 stdout=log,
                 cwd="/",
-                **self._as,
             )
         deadline = time.monotonic() + START_S
         while True:
             with contextlib.suppress(Exception):
                 self.query("SELECT 1")
                 return
-            assert self._server.poll() is None, self.log
+            assert self._server.poll() is None, f"{self._server.returncode}: {self.log}"
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
 
@@ -142,6 +153,39 @@ class PostgresServer:
         rules = f"local all {SUPERUSER} trust\nlocal all all scram-sha-256\n"
         (self._data / "pg_hba.conf").write_text(rules)
         self.query("SELECT pg_reload_conf()")
+
+    def prove_itself(self, address: str) -> Path:
+        """Have a certificate for this address from now on, asked of everybody who comes over a network; answers its
+        issuer's, for who connects.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address)])
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False
+            )
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem = certificate.public_bytes(Encoding.PEM)
+        self._write("server.crt", pem)
+        self._write("server.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        self._write("pg_hba.conf", b"local all all trust\nhostssl all all all trust\n")
+        issuer = self._folder / "issuer.pem"
+        issuer.write_bytes(pem)
+        return issuer
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._data / name
+        path.touch(0o600)
+        path.write_bytes(content)
+        if self._owner is not None:
+            os.chown(path, *self._owner)
 
     def listen_on_a_network(self) -> tuple[int, str]:
         """Start, listening on every address of this machine; answers the port, and one that is not the loopback's."""

@@ -1,6 +1,8 @@
 """The evidence service: ``python -m vigil.evidence --config FILE``."""
 
 import asyncio
+from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -30,6 +32,7 @@ from vigil.evidence.subject_proofs import SubjectProver
 from vigil.evidence.tables import METADATA
 from vigil.evidence.tile_server import ServerTls, TileServer
 from vigil.evidence.tiles import TileReader
+from vigil.evidence.turns import Turns, Work
 from vigil.evidence.witness_book import WitnessBook
 from vigil.evidence.witness_client import WitnessClient
 from vigil.evidence.witnessing import Witnessing
@@ -39,7 +42,10 @@ from vigil.rpc.options import MAX_MESSAGE_BYTES
 from vigil.rpc.server import GrpcServer, Servicer
 from vigil.rpc.service_main import ConfigError, Process, run
 from vigil.rpc.tls import TlsWatcher
-from vigil.storage import Database, Disk, open_database
+from vigil.storage import Database, Disk, Fence, open_database
+
+LOG_SERVICE: Final = "vigil.api.evidence.v1.EvidenceLogService"
+"""Its health (grpc.health.v1) says whether this process writes."""
 
 
 def open_sequencer(
@@ -63,17 +69,13 @@ def open_sequencer(
         clock=process.clock,
         entropy=process.entropy,
         metrics=metrics,
-        confirmed=_confirmed_time(config, process, database, verifier()),
-    )
-
-
-def _confirmed_time(
-    config: EvidenceConfig, process: Process, database: Database, verifier: ChainVerifier
-) -> int | None:
-    """A time later than the log's newest that two people confirmed; None without."""
-    newest = database.read_now(store.load_state).time
-    return confirmed_time(
-        read_folder(config.confirmations), verifier, era=None, durable=newest, now=process.clock.now()
+        confirmed=lambda newest: confirmed_time(
+            read_folder(config.confirmations),
+            verifier(),
+            era=None,
+            durable=newest,
+            now=process.clock.now(),
+        ),
     )
 
 
@@ -158,9 +160,45 @@ async def send_to_witnesses(
         ).run()
 
 
-async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_database) -> None:
-    """Wire and serve until told to stop."""
-    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """The parts of one log over one database."""
+
+    database: Database
+    fence: Fence
+    sequencer: Sequencer
+    checkpointer: Checkpointer
+    reader: LogReader
+    indexer: Indexer
+    moments: Moments
+    census: CensusTaker
+    prover: SubjectProver
+    queries: QueryLog
+    auditor: Auditor
+    book: WitnessBook
+    metrics: LogMetrics
+    clock: Clock
+
+    def works(self) -> list[Work]:
+        """What is done where the log is written, and nowhere else."""
+        works: list[Work] = [self.checkpointer.run, self.indexer.run, self.census.run]
+        if self.book.policy.witnesses:
+            works.append(
+                lambda: send_to_witnesses(
+                    self.book,
+                    checkpointer=self.checkpointer,
+                    reader=self.reader,
+                    clock=self.clock,
+                    metrics=self.metrics,
+                )
+            )
+        return works
+
+
+def open_log(
+    config: EvidenceConfig, process: Process, *, verifier: CurrentVerifier, disk: Disk = open_database
+) -> Log:
+    """Wire the log. Raises LogDamagedError, ConfigError, CERTIFICATE_INVALID, STORAGE_UNAVAILABLE."""
     metrics = LogMetrics(process.metrics)
     database = disk(config.database, metadata=METADATA, migrations="vigil.evidence.migrations")
     sequencer = open_sequencer(config, process, database=database, verifier=verifier, metrics=metrics)
@@ -174,47 +212,58 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     checkpointer = Checkpointer(
         database=database, sequencer=sequencer, key=key, metrics=metrics, policy=book.policy
     )
-    reader = LogReader(database=database, sequencer=sequencer, checkpointer=checkpointer, clock=process.clock)
 
     async def size() -> int:
         return (await sequencer.state()).size
 
     indexer = Indexer(database=database, size=size, clock=process.clock, metrics=metrics)
-    moments = Moments(
-        database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
-    )
-    census = open_census(
-        config,
-        process,
+    return Log(
         database=database,
+        fence=Fence(database, clock=process.clock, entropy=process.entropy),
         sequencer=sequencer,
-        verifier=verifier(),
-        log_key=key.verifier_key,
-    )
-    auditor = Auditor(
-        database=database,
-        verifier=verifier,
-        rate=config.audit_entries_per_second,
+        checkpointer=checkpointer,
+        reader=LogReader(
+            database=database, sequencer=sequencer, checkpointer=checkpointer, clock=process.clock
+        ),
+        indexer=indexer,
+        moments=Moments(
+            database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
+        ),
+        census=open_census(
+            config,
+            process,
+            database=database,
+            sequencer=sequencer,
+            verifier=verifier(),
+            log_key=key.verifier_key,
+        ),
+        prover=SubjectProver(database=database, sequencer=sequencer, checkpointer=checkpointer),
+        auditor=Auditor(
+            database=database,
+            verifier=verifier,
+            rate=config.audit_entries_per_second,
+            clock=process.clock,
+            entropy=process.entropy,
+            metrics=AuditMetrics(process.metrics),
+        ),
+        queries=open_queries(config, process, sequencer=sequencer, verifier=verifier()),
+        book=book,
+        metrics=metrics,
         clock=process.clock,
-        entropy=process.entropy,
-        metrics=AuditMetrics(process.metrics),
     )
-    prover = SubjectProver(database=database, sequencer=sequencer, checkpointer=checkpointer)
+
+
+async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_database) -> None:
+    """Wire and serve until told to stop."""
+    verifier = CurrentVerifier(watcher=TlsWatcher(files=config.tls, clock=process.clock))
+    log = open_log(config, process, verifier=verifier, disk=disk)
     channels = Channels(
         tls=config.tls, trust_domain=config.trust_domain, clock=process.clock, network=process.network
     )
     tasks = [
-        process.supervise("sequencer", sequencer.run()),
-        process.supervise("checkpoints", checkpointer.run()),
-        process.supervise("index", indexer.run()),
-        process.supervise("census", census.run()),
-        process.supervise("audit", auditor.run()),
+        process.supervise("sequencer", log.sequencer.run()),
+        process.supervise("audit", log.auditor.run()),
     ]
-    if book.policy.witnesses:
-        sending = send_to_witnesses(
-            book, checkpointer=checkpointer, reader=reader, clock=process.clock, metrics=metrics
-        )
-        tasks.append(process.supervise("witnesses", sending))
     revoked = None
     if "revocation" in config.peers:
         channel = channels.service(config.peer("revocation"), "revocation")
@@ -226,8 +275,8 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         )
         tasks.append(process.supervise("revocations", revoked.run()))
     erasing = Erasing(
-        database=database,
-        sequencer=sequencer,
+        database=log.database,
+        sequencer=log.sequencer,
         verifier=verifier,
         revoked=_nobody if revoked is None else revoked.refusal,
         clock=process.clock,
@@ -237,29 +286,21 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
         tls=config.tls,
         clock=process.clock,
         listen=config.listen,
-        servicers=[
-            *_servicers(
-                sequencer=sequencer,
-                reader=reader,
-                checkpointer=checkpointer,
-                book=book,
-                moments=moments,
-                prover=prover,
-                queries=open_queries(config, process, sequencer=sequencer, verifier=verifier()),
-                auditor=auditor,
-            ),
-            _erasure(erasing),
-        ],
+        servicers=[*_servicers(log), _erasure(erasing)],
         revocation_check=None if revoked is None else revoked.refusal,
         max_message_bytes=MAX_MESSAGE_BYTES,
         metrics=process.metrics,
         entropy=process.entropy,
         network=process.network,
     )
+    turns = open_turns(log, server)
+    await turns.begin()
     tiles = await _serve_tiles(
-        config, process, TileReader(database=database, checkpointer=checkpointer, book=book)
+        config, process, TileReader(database=log.database, checkpointer=log.checkpointer, book=log.book)
     )
-    process.ready(await server.start())
+    port = await server.start()
+    tasks.append(process.supervise("turns", turns.run()))
+    process.ready(port)
     await process.until_stopped()
     if tiles is not None:
         await tiles.stop()
@@ -267,8 +308,22 @@ async def serve(config: EvidenceConfig, process: Process, *, disk: Disk = open_d
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await log.fence.release()
     await channels.close()
-    database.close()
+    log.database.close()
+
+
+def open_turns(log: Log, server: GrpcServer) -> Turns:
+    """Wire what happens as this process begins and ceases to write."""
+    return Turns(
+        fence=log.fence,
+        sequencer=log.sequencer,
+        checkpointer=log.checkpointer,
+        book=log.book,
+        metrics=log.metrics,
+        announce=lambda writes: server.health.set(LOG_SERVICE, serving=writes),
+        works=log.works(),
+    )
 
 
 async def _serve_tiles(config: EvidenceConfig, process: Process, reader: TileReader) -> TileServer | None:
@@ -286,34 +341,25 @@ async def _serve_tiles(config: EvidenceConfig, process: Process, reader: TileRea
     return server
 
 
-def _servicers(
-    *,
-    sequencer: Sequencer,
-    reader: LogReader,
-    checkpointer: Checkpointer,
-    book: WitnessBook,
-    moments: Moments,
-    prover: SubjectProver,
-    queries: QueryLog,
-    auditor: Auditor,
-) -> list[Servicer]:
+def _servicers(log: Log) -> list[Servicer]:
+    reading = EvidenceReadServicer(
+        reader=log.reader,
+        checkpointer=log.checkpointer,
+        book=log.book,
+        moments=log.moments,
+        prover=log.prover,
+        queries=log.queries,
+        auditor=log.auditor,
+    )
     return [
         (
             evidence_pb2_grpc.add_EvidenceLogServiceServicer_to_server,
-            EvidenceLogServicer(sequencer=sequencer),
-            "vigil.api.evidence.v1.EvidenceLogService",
+            EvidenceLogServicer(sequencer=log.sequencer),
+            LOG_SERVICE,
         ),
         (
             evidence_pb2_grpc.add_EvidenceReadServiceServicer_to_server,
-            EvidenceReadServicer(
-                reader=reader,
-                checkpointer=checkpointer,
-                book=book,
-                moments=moments,
-                prover=prover,
-                queries=queries,
-                auditor=auditor,
-            ),
+            reading,
             "vigil.api.evidence.v1.EvidenceReadService",
         ),
     ]

@@ -38,19 +38,24 @@ class Indexer:
         self._waiting = 0
 
     async def run(self) -> None:
-        """Index until cancelled."""
-        done = await self._begin()
+        """Index until cancelled, and begin again after the database was away."""
+        while True:
+            try:
+                await self._follow()
+            except Refused as refusal:
+                _log.warning("the index stands still: %s", refusal)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _follow(self) -> None:
+        """Index what the log grows by. Raises STORAGE_UNAVAILABLE."""
+        done = await self._database.write(index_store.prepare)
         seen = await self._size()
         while True:
             size = await self._size()
             busy = size - seen > BUSY and size - done < BACKLOG and not self._waiting
             seen = size
             if done < size and not busy:
-                try:
-                    done = await self._step(done, size)
-                except Refused as refusal:
-                    _log.warning("the index stands still: %s", refusal)
-                    await asyncio.sleep(PAUSE_S)
+                done = await self._step(done, size)
                 continue
             await self._rest()
             # Somebody else may have emptied or filled it.
@@ -73,14 +78,6 @@ class Indexer:
         finally:
             self._waiting -= 1
         return done
-
-    async def _begin(self) -> int:
-        while True:
-            try:
-                return await self._database.write(index_store.prepare)
-            except Refused as refusal:
-                _log.warning("the index stands still: %s", refusal)
-                await asyncio.sleep(PAUSE_S)
 
     async def _step(self, done: int, size: int) -> int:
         if done == index_store.CLEARING:

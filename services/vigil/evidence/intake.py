@@ -7,6 +7,7 @@ more (two threads that pass the interpreter's lock back and forth) than the 70 m
 
 import asyncio
 import logging
+import re
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ MAX_BYTES_OF_SENDER = 16 << 20
 SLICE = 16
 """Statements judged before other tasks of the event loop get their turn: about 2 ms."""
 
+_OWNER = re.compile(r"[!-~]{0,63}", re.ASCII)
+"""What the columns take. One that a database refused would take the whole commit with it, other senders' items too."""
 _SIGNER_REFUSED = frozenset({Reason.CERTIFICATE_INVALID, Reason.CERTIFICATE_EXPIRED})
 OWN_KINDS = frozenset({StatementKind.ERASURE, StatementKind.QUERY, StatementKind.CENSUS})
 """What the log records by itself alone: from others such a statement would claim what the log never did."""
@@ -174,6 +177,14 @@ class Intake:
                 lifted_by="the method that makes the log do what this says",
                 who="the sender",
                 field="statement",
+            )
+        if not (_OWNER.fullmatch(submission.organization) and _OWNER.fullmatch(submission.site)):
+            raise refused(
+                Reason.FIELD_INVALID,
+                "An owner's organisation and site are ids of at most 63 printable characters.",
+                lifted_by="their ids as the identity service gave them",
+                who="the sender",
+                field="organization_id, site_id",
             )
         subjects = subjects_of(submission.subjects, statement.subject)
         bodies = keep_bodies(submission.bodies, self._entropy)

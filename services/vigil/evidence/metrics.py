@@ -42,6 +42,15 @@ class LogMetrics:
             registry=registry,
         )
 
+        self._term = Gauge(
+            "vigil_evidence_writer_term",
+            "The term in which this process writes; 0 while it stands by.",
+            registry=registry,
+        )
+
+    def leads(self, term: int) -> None:
+        self._term.set(term)
+
     def committed(self, *, items: int, repeated: int, size: int) -> None:
         self._appended.inc(items)
         self._repeated.inc(repeated)

@@ -56,10 +56,21 @@ class _Outcome:
     added: int = 0
 
 
-class Sequencer:
-    """The one writer of the log. Raises LogDamagedError, or Refused STORAGE_UNAVAILABLE, when made.
+def standing_by() -> Refused:
+    """Make EVIDENCE_UNAVAILABLE for a statement that came to a process which does not write."""
+    return refused(
+        Reason.EVIDENCE_UNAVAILABLE,
+        "This process of the log stands by: another one writes.",
+        lifted_by="the same statement at the process that writes; this one takes over when that one is gone",
+        who="the sender",
+        cause="NOT_THE_WRITER",
+    )
 
-    ``confirmed``: an instant (ms) past the log's newest time that two people confirmed.
+
+class Sequencer:
+    """The one writer of the log, once told to ``lead``; until then, and after ``stand_by``, it refuses statements.
+
+    ``confirmed``: given the log's newest time (ms), an instant past it that two people confirmed, or None.
     ``scribes`` opens a new series of numbered `recorded` statements each time it is called: after a commit
     failed, the statement signed for it was never given away, and its series ends with the last one that was.
     """
@@ -75,27 +86,55 @@ class Sequencer:
         clock: Clock,
         entropy: Entropy,
         metrics: LogMetrics,
-        confirmed: int | None = None,
+        confirmed: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self._database = database
         self._signers = signers
         self._scribes = scribes
+        self._confirmed = confirmed
         self._scribe = scribes()
         self._recorded_chain = tuple(recorded_chain)
         self._subject = f"log/{origin}"
         self._clock = clock
         self._metrics = metrics
-        self._state: LogState | None = database.read_now(check_log)
-        newest = confirmed or self._state.time or None
-        self._signing_clock = SigningClock(durable=newest, monotonic=clock.monotonic())
-        database.write_now(
-            lambda connection: store.put_chains(connection, {self._scribe.thumbprint: self._recorded_chain})
-        )
+        self._leading = False
+        self._state: LogState | None = None
+        self._signing_clock = SigningClock(durable=None, monotonic=clock.monotonic())
         self._heads: OrderedDict[str, SubjectHead] = OrderedDict()
         self._intake = Intake(signers=signers, clock=clock, entropy=entropy)
         self._withheld = False
         self._ready: deque[Ready] = deque()
         self._admitted = asyncio.Event()
+
+    @property
+    def leading(self) -> bool:
+        """Whether this is the log's writer."""
+        return self._leading
+
+    def lead(self) -> None:
+        """Begin to write, where whoever wrote before has stopped; blocks until that is durable.
+
+        Raises LogDamagedError for a log that must not be continued, and STORAGE_UNAVAILABLE.
+        """
+        state = self._database.read_now(check_log)
+        newest = self._confirmed(state.time) or state.time or None
+        self._signing_clock = SigningClock(durable=newest, monotonic=self._clock.monotonic())
+        self._forget()
+        chains = {self._scribe.thumbprint: self._recorded_chain}
+        self._database.write_now(lambda connection: store.put_chains(connection, chains))
+        self._state = state
+        self._leading = True
+
+    def stand_by(self) -> None:
+        """Write no more: another process does. What is under way fails."""
+        self._leading = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Believe nothing in memory: the database alone knows what is on record."""
+        self._state = None
+        self._heads.clear()
+        self._scribe = self._scribes()
 
     def append(self, submission: Submission) -> Answer:
         """Record one statement; the answer is there when it is durable. The same statement again gets the same one.
@@ -104,6 +143,8 @@ class Sequencer:
         FIELD_INVALID, REQUEST_TOO_LARGE for what cannot be recorded; EVIDENCE_UNAVAILABLE and STORAGE_UNAVAILABLE
         when it may or may not have been: send it again.
         """
+        if not self._leading:
+            raise standing_by()
         return self._intake.submit(submission)
 
     async def state(self) -> LogState:
@@ -213,7 +254,7 @@ class Sequencer:
         return heads
 
     def _kept(self, batch: Sequence[Ready], outcome: _Outcome) -> None:
-        self._state = outcome.state
+        self._state = outcome.state if self._leading else None
         if outcome.added:
             self._signing_clock.stored(outcome.state.time, monotonic=self._clock.monotonic())
         for subject, head in outcome.heads.items():
@@ -230,13 +271,10 @@ class Sequencer:
                 ready.answer.set_result(place)
 
     def _lost(self, batch: Sequence[Ready], error: Exception) -> None:
-        """After a failed commit the database alone knows what is on record: read everything again."""
         if not isinstance(error, Refused):
             _log.error("a commit failed", exc_info=error)
         self._metrics.failed()
-        self._state = None
-        self._heads.clear()
-        self._scribe = self._scribes()
+        self._forget()
         for ready in batch:
             if not ready.answer.done():
                 ready.answer.set_exception(error)

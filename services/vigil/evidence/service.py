@@ -22,6 +22,7 @@ from vigil.errors import Reason, Refused, refused
 from vigil.evidence import index_store, store
 from vigil.evidence.domain import (
     Checkpoint,
+    LogState,
     check_advance,
     checkpoint_text,
     consistency_path,
@@ -35,7 +36,7 @@ from vigil.evidence.domain import (
 from vigil.evidence.guard import HistoryGuard
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.proved import Records
-from vigil.evidence.sequencer import LogDamagedError, Sequencer
+from vigil.evidence.sequencer import LogDamagedError, Sequencer, standing_by
 from vigil.evidence.store import StoredEntry
 from vigil.storage import Database
 
@@ -89,7 +90,10 @@ class LogKey:
 
 
 class Checkpointer:
-    """Signs checkpoints that only go forward. Raises LogDamagedError if another key signed the newest one."""
+    """Signs checkpoints that only go forward. Raises LogDamagedError if another key signed the newest one.
+
+    In a process that stands by it signs nothing and follows what the writer signs.
+    """
 
     def __init__(
         self,
@@ -105,12 +109,7 @@ class Checkpointer:
         self._key = key
         self._metrics = metrics
         self._signing = asyncio.Lock()
-        self._newest = database.read_now(store.load_checkpoint)
-        if self._newest is not None:
-            try:
-                open_note(self._newest.note, key.verifier_key)
-            except Refused as error:
-                raise LogDamagedError("the log's key is not the one that signed its checkpoints") from error
+        self._newest = self._checked(database.read_now(store.load_checkpoint))
         begun = self._newest is not None and self._newest.size > 0
         self.guard = HistoryGuard(policy or WitnessPolicy(), begun=begun)
 
@@ -124,9 +123,26 @@ class Checkpointer:
         return self._key.receipt(proof, checkpoint.root)
 
     async def newest(self, *, covering: int | None = None) -> Checkpoint:
-        """Answer the newest checkpoint; one signed at once if none yet covers ``covering`` leaves."""
-        if self._newest is None or (covering is not None and self._newest.size < covering):
+        """Answer the newest checkpoint; one signed at once if none yet covers ``covering`` leaves.
+
+        A process that stands by raises EVIDENCE_UNAVAILABLE when the writer has signed none that does.
+        """
+        newest = self._newest
+        if newest is not None and (covering is None or newest.size >= covering):
+            return newest
+        if self._sequencer.leading:
             return await self.sign()
+        newest = await self.follow()
+        if newest is None or (covering is not None and newest.size < covering):
+            raise standing_by()
+        return newest
+
+    async def follow(self) -> Checkpoint | None:
+        """Look what the newest checkpoint is, whoever signed it. Raises LogDamagedError for another key's."""
+        newest = self._checked(await self._database.read(store.load_checkpoint))
+        if newest is not None and (self._newest is None or newest.size > self._newest.size):
+            self._newest = newest
+            self._metrics.checkpoint(newest.size)
         return self._newest
 
     async def sign(self) -> Checkpoint:
@@ -141,15 +157,36 @@ class Checkpointer:
             if newest is not None and newest.size == state.size:
                 return newest
             self.guard.check()
-            root = state.frontier.root()
-            time = max(self._sequencer.time(), state.time, 0 if newest is None else newest.time)
-            check_advance(newest, size=state.size, root=root, time=time)
-            note = self._key.sign(state.size, root)
-            checkpoint = Checkpoint(self._key.origin, state.size, root, time, note)
-            await self._database.write(lambda connection: store.put_checkpoint(connection, checkpoint))
+            time = self._sequencer.time()
+            checkpoint = await self._database.write(lambda connection: self._sign(connection, state, time))
             self._newest = checkpoint
-            self._metrics.checkpoint(state.size)
+            self._metrics.checkpoint(checkpoint.size)
             return checkpoint
+
+    def _sign(self, connection: Connection, state: LogState, time: int) -> Checkpoint:
+        """Sign in the transaction that keeps it: against what is stored, and by nobody but the writer.
+
+        Raises STATE_CONFLICT for what would contradict the newest one.
+        """
+        newest = store.load_checkpoint(connection)
+        root = state.frontier.root()
+        time = max(time, state.time, 0 if newest is None else newest.time)
+        check_advance(newest, size=state.size, root=root, time=time)
+        if newest is not None and newest.size == state.size:
+            # Kept by a write of which nobody heard, or by another process: one size has one note.
+            return newest
+        note = self._key.sign(state.size, root)
+        checkpoint = Checkpoint(self._key.origin, state.size, root, time, note)
+        store.put_checkpoint(connection, checkpoint)
+        return checkpoint
+
+    def _checked(self, newest: Checkpoint | None) -> Checkpoint | None:
+        if newest is not None:
+            try:
+                open_note(newest.note, self._key.verifier_key)
+            except Refused as error:
+                raise LogDamagedError("the log's key is not the one that signed its checkpoints") from error
+        return newest
 
     async def run(self) -> None:
         """Sign once a second while there is news, until cancelled."""

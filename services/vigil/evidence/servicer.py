@@ -14,7 +14,7 @@ from vigil.evidence.erasing_servicer import erased_message
 from vigil.evidence.intake import Submission
 from vigil.evidence.moment import Moments, Shown
 from vigil.evidence.queries import QueryLog
-from vigil.evidence.sequencer import Sequencer
+from vigil.evidence.sequencer import Sequencer, standing_by
 from vigil.evidence.service import Checkpointer, LogReader
 from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.evidence.subject_proofs import SubjectProver
@@ -35,7 +35,6 @@ class EvidenceLogServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
         self, request_iterator: AsyncIterator[evidence_pb2.AppendRequest], context: Context
     ) -> AsyncIterator[evidence_pb2.AppendResponse]:
         caller = caller_of(context)
-
         responses = serve_exchange(
             request_iterator,
             lambda item: self._sequencer.append(_submission(item, caller)),
@@ -44,8 +43,13 @@ class EvidenceLogServicer(evidence_pb2_grpc.EvidenceLogServiceServicer):
             failed=_failed,
             reply=_outcome,
         )
+        if not self._sequencer.leading:
+            raise standing_by()
         async for response in responses:
             yield response
+            if not self._sequencer.leading:
+                # The caller's next stream leads to the process that writes.
+                raise standing_by()
 
 
 class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):

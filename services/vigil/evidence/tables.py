@@ -2,7 +2,10 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+from vigil.storage import term_table
+
 METADATA = MetaData()
+WRITER_TERM = term_table(METADATA)
 _INDEX = BigInteger().with_variant(Integer, "sqlite")
 """SQLite makes only an INTEGER the key of the table itself; there it holds 64 bits too."""
 

@@ -54,6 +54,11 @@ class WitnessBook:
         )
         return found or 0
 
+    async def follow(self) -> None:
+        """Look what another process, which writes, has heard from the witnesses."""
+        if self._names:
+            self._count(await self._database.read(self._newest_witnessed))
+
     async def keep(self, checkpoint: Checkpoint, key: str, cosignature: Cosignature) -> None:
         """Keep a cosignature that was verified, durably. One witness has one line at one size: the first stays."""
         size = checkpoint.size

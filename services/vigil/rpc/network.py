@@ -1,6 +1,9 @@
 """The network as a port: how a server listens and how a channel connects. gRPC over mutual TLS, or a simulator's."""
 
+import ipaddress
+import json
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import grpc
@@ -32,7 +35,10 @@ class Network(Protocol):
     def channel(
         self, *, address: str, server_name: str, kind: Kind, material: TlsMaterial
     ) -> grpc.aio.Channel:
-        """A `grpc.aio.Channel` to a server of this kind that must prove this DNS name; connects when it is used."""
+        """A `grpc.aio.Channel` to a server of this kind that must prove this DNS name; connects when it is used.
+
+        ``address``: host:port, or several IP addresses of processes of which one serves at a time, with commas.
+        """
         ...
 
 
@@ -55,7 +61,34 @@ class GrpcNetwork:
         credentials = grpc.ssl_channel_credentials(
             material.anchors_pem(kind), material.key_pem, material.certificate_pem
         )
-        return grpc.aio.secure_channel(address, credentials, options=client_options(server_name))
+        target, options = target_of(address, server_name)
+        return grpc.aio.secure_channel(target, credentials, options=[*client_options(server_name), *options])
+
+
+WRITER_SERVICE: Final = MappingProxyType({"evidence": "vigil.api.evidence.v1.EvidenceLogService"})
+"""By role: the service whose health says which of several processes is the one to talk to."""
+
+
+def target_of(address: str, server_name: str) -> tuple[str, Options]:
+    """How gRPC is told of an address. Of several, calls go to those alone that say they serve (gRFC A17).
+
+    Raises ValueError for several that are no IP addresses, and for a role that one process serves.
+    """
+    if "," not in address:
+        return address, []
+    service = WRITER_SERVICE.get(server_name.partition(".")[0])
+    if service is None:
+        raise ValueError(f"{server_name} has one address")
+    hosts = [part.strip() for part in address.split(",")]
+    versions = {ipaddress.ip_address(host.rpartition(":")[0].strip("[]")).version for host in hosts}
+    if len(versions) != 1:
+        raise ValueError("several addresses are of one kind, IPv4 or IPv6")
+    balanced = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": service},
+    }
+    scheme = "ipv4" if versions == {4} else "ipv6"
+    return f"{scheme}:{','.join(hosts)}", [("grpc.service_config", json.dumps(balanced))]
 
 
 GRPC: Final = GrpcNetwork()

@@ -35,7 +35,7 @@ from vigil.core.ordered import OrderedSet
 from vigil.errors import VigilError
 from vigil.rpc import logs
 from vigil.rpc.metrics import measure_tasks
-from vigil.rpc.network import GRPC, Network
+from vigil.rpc.network import GRPC, Network, target_of
 from vigil.rpc.tls import TlsFiles
 
 EXIT_CONFIG = 78
@@ -103,11 +103,15 @@ class BaseServiceConfig(ProcessConfig):
         return self.data_dir / "clock-confirmations"
 
     def peer(self, role: str) -> str:
-        """The address of another service. Raises ConfigError when the configuration does not name it."""
+        """The address of another service, or several. Raises ConfigError when the configuration names none of use."""
         try:
-            return self.peers[role]
+            address = self.peers[role]
+            target_of(address, role)
         except KeyError:
             raise ConfigError(f"the configuration names no address for {role} under [peers]") from None
+        except ValueError as error:
+            raise ConfigError(f"[peers] {role}: {error}") from error
+        return address
 
 
 def load_config(path: Path, cls: type[ConfigT]) -> ConfigT:

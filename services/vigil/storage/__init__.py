@@ -2,6 +2,8 @@
 
 from vigil.storage.database import Database, Disk, Reader, View, open_database
 from vigil.storage.engine import database_url
+from vigil.storage.fence import Fence, term_table
+from vigil.storage.pulse import Pulse
 from vigil.storage.reserve import RESERVE
 from vigil.storage.rows import add_missing_rows, delete_keys, insert_rows, put_rows
 from vigil.storage.schema import assert_migrations_match
@@ -13,6 +15,8 @@ __all__ = [
     "RESERVE",
     "Database",
     "Disk",
+    "Fence",
+    "Pulse",
     "Reader",
     "View",
     "Writer",
@@ -27,4 +31,5 @@ __all__ = [
     "open_database",
     "overwrite_deleted",
     "put_rows",
+    "term_table",
 ]

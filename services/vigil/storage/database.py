@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, MetaData, inspect
 
 from vigil.storage.engine import BUSY_TIMEOUT_S, Engines, create_engines, database_url
 from vigil.storage.failures import DATABASE_ERRORS, is_storage_failure, room_is_kept, storage_unavailable
+from vigil.storage.pulse import Pulse
 from vigil.storage.reserve import RESERVE, Reserve
 from vigil.storage.schema import migrations_folder, prepare_schema
 from vigil.storage.scrub import truncate_log
@@ -116,6 +117,7 @@ class Database:
 
     def __init__(self, engines: Engines, *, readers: int = READERS, reserve: Reserve | None = None) -> None:
         self._engines = engines
+        self._apart = engines.writer
         self.writer = Writer(engines.writer, reserve=reserve)
         self.reader = Reader(engines.reader, threads=readers)
 
@@ -132,6 +134,26 @@ class Database:
     async def read(self, run: Callable[[Connection], T]) -> T:
         """Run ``run(connection)`` in a read transaction, in a thread of the pool."""
         return await self.reader.read(run)
+
+    async def write_apart(self, run: Callable[[Connection], T]) -> T:
+        """Run in a transaction beside the writer and past its guard: for taking the writing over.
+
+        Raises what ``run`` raised, or Refused(STORAGE_UNAVAILABLE).
+        """
+        return await asyncio.get_running_loop().run_in_executor(None, self._write_apart, run)
+
+    def _write_apart(self, run: Callable[[Connection], T]) -> T:
+        try:
+            with self._apart.begin() as connection:
+                return run(connection)
+        except DATABASE_ERRORS as error:
+            if is_storage_failure(error):
+                raise storage_unavailable(error) from error
+            raise
+
+    def pulse(self, holder: str) -> Pulse:
+        """How other processes on this database see that this one lives."""
+        return self._engines.kind.pulse(self._engines.url, holder)
 
     def write_now(self, run: Callable[[Connection], T]) -> T:
         """Write and block, for start-up."""

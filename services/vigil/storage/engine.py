@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from vigil.errors import Reason, refused
 from vigil.storage import postgres, sqlite
+from vigil.storage.pulse import Pulse
 from vigil.storage.reserve import Reserve
 
 BUSY_TIMEOUT_S = 5.0
@@ -33,6 +34,10 @@ class Kind(Protocol):
 
     def reserve(self, url: URL, size: int) -> Reserve | None:
         """Room for vital writes, where this side can keep any."""
+        ...
+
+    def pulse(self, url: URL, holder: str) -> Pulse:
+        """How others see that this process lives."""
         ...
 
     def check_foreign_keys(self, connection: Connection) -> None:

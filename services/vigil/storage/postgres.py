@@ -6,15 +6,18 @@ driver is imported with the first engine.
 
 import contextlib
 import ipaddress
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from vigil.errors import Reason, Refused, refused
+from vigil.storage.pulse import Pulse
 from vigil.storage.reserve import Reserve
-from vigil.storage.rows import driver
+from vigil.storage.rows import driver, run
 
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_S: Final = 30
@@ -218,6 +221,63 @@ def blames_storage(error: BaseException) -> bool | None:
 def reserve(_url: URL, _size: int) -> Reserve | None:
     """Room is the server's to keep: no file beside it could."""
     return None
+
+
+class SessionPulse:
+    """A session of its own, whose name in `pg_stat_activity` changes with every beat and which ends with its process.
+
+    What a role may see of another's sessions includes that name, and nothing has to be written for it.
+    """
+
+    def __init__(self, url: URL, holder: str) -> None:
+        self._engine = _engine(url, {}, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._holder = holder
+        self._connection: Connection | None = None
+        self._beats = 0
+        self._gate = threading.Lock()
+
+    def beat(self) -> None:
+        """Show that this process lives."""
+        self._beats += 1
+        self._ask("SELECT set_config('application_name', %s, false)", f"{_NAME}{self._holder} {self._beats}")
+
+    def of(self, holder: str) -> object | None:
+        """What changes while that process lives; None when it is gone."""
+        # A session that it lost may be there for a while beside its new one.
+        names = "SELECT string_agg(application_name, ' ' ORDER BY application_name) FROM pg_stat_activity"
+        where = "WHERE application_name LIKE %s AND datname = current_database()"
+        return self._ask(f"{names} {where}", f"{_NAME}{holder} %")
+
+    def _ask(self, sql: str, value: str) -> object | None:
+        with self._gate:
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect()
+                return run(self._connection, sql, (value,)).fetchone()[0]  # type: ignore[no-any-return]
+            except BaseException:
+                self._drop()
+                raise
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.invalidate()
+                connection.close()
+
+    def close(self) -> None:
+        """Be gone."""
+        with self._gate:
+            self._drop()
+            self._engine.dispose()
+
+
+_NAME: Final = "vigil-writer "
+
+
+def pulse(url: URL, holder: str) -> Pulse:
+    """How others, wherever they are, see that this process lives."""
+    return SessionPulse(url, holder)
 
 
 def check_foreign_keys(_connection: Connection) -> None:

@@ -3,6 +3,7 @@
 What is SQLite's alone stands here and nowhere else; `postgres.py` has the same functions for the other kind.
 """
 
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool, QueuePool
 
+from vigil.storage.pulse import Pulse
 from vigil.storage.reserve import Reserve
 from vigil.storage.rows import run
 
@@ -99,6 +101,60 @@ def blames_storage(error: BaseException) -> bool | None:
 def reserve(url: URL, size: int) -> Reserve | None:
     """Room for vital writes, kept beside the file."""
     return Reserve(Path(f"{url.database}-reserve"), size=size) if size else None
+
+
+class FilePulse:
+    """A file beside the database, locked while its process lives; its time of change moves with every beat.
+
+    No beat reaches the disk: who looks is on the same machine, and a machine that stops has no writer.
+    """
+
+    def __init__(self, url: URL, holder: str) -> None:
+        self._base = f"{url.database}-writer-"
+        self._holder = holder
+        self._file: int | None = None
+        self._beats = 0
+
+    def beat(self) -> None:
+        """Show that this process lives."""
+        if self._file is None:
+            file = os.open(self._path(self._holder), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = file
+        self._beats += 1
+        os.utime(self._file, ns=(self._beats, self._beats))
+
+    def of(self, holder: str) -> object | None:
+        """What changes while that process lives; None when it is gone."""
+        path = self._path(holder)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.fstat(file).st_mtime_ns
+        else:
+            path.unlink(missing_ok=True)
+            return None
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Be gone."""
+        if self._file is not None:
+            self._path(self._holder).unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+    def _path(self, holder: str) -> Path:
+        return Path(f"{self._base}{holder}")
+
+
+def pulse(url: URL, holder: str) -> Pulse:
+    """How others on this machine see that this process lives."""
+    return FilePulse(url, holder)
 
 
 def check_foreign_keys(connection: Connection) -> None:

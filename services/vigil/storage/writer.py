@@ -91,6 +91,8 @@ class Writer:
 
     reserve: Reserve | None = None
     """Room for vital writes; None where the tables ask for none."""
+    guard: Callable[[Connection], None] | None = None
+    """Runs first in every transaction; what it raises is what everybody in it is told (`fence`)."""
 
     def __init__(self, engine: Engine, *, reserve: Reserve | None = None) -> None:
         self._engine = engine
@@ -202,6 +204,8 @@ class Writer:
 
     def _transact(self, connection: Connection, batch: list[_Job]) -> None:
         transaction = connection.begin()
+        if self.guard is not None:
+            self.guard(connection)
         if len(batch) == 1:
             # Alone: the transaction itself is the savepoint.
             _run(connection, transaction, batch[0])

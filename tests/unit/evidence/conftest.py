@@ -110,7 +110,7 @@ class World:
                 clock=self.clock,
                 entropy=os.urandom,
                 metrics=metrics,
-                confirmed=confirmed,
+                confirmed=lambda _: confirmed,
             )
             checkpointer = Checkpointer(
                 database=database,
@@ -118,6 +118,7 @@ class World:
                 key=key or self.key,
                 metrics=metrics,
             )
+            sequencer.lead()
         except BaseException:
             database.close()
             raise

@@ -162,6 +162,14 @@ async def test_what_cannot_be_trusted_changes_nothing(world: World, log: Log) ->
         assert (await refusal_of(log, Submission(statement=data))).reason is reason
     many = Submission(statement=hold.data, subjects=[f"device/{place}" for place in range(65)])
     assert (await refusal_of(log, many)).reason is Reason.FIELD_INVALID
+    for owner in (
+        {"organization": "h\x00"},
+        {"site": "s" * 64},
+        {"site": "a ward"},
+        {"organization": "klinik\u00e4"},
+    ):
+        stray = Submission(statement=hold.data, **owner)
+        assert (await refusal_of(log, stray)).reason is Reason.FIELD_INVALID
     large = Submission(statement=hold.data, bodies=[bytes(65_537)])
     assert (await refusal_of(log, large)).reason is Reason.REQUEST_TOO_LARGE
     assert (await log.sequencer.state()).size == 0
