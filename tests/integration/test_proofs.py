@@ -21,6 +21,7 @@ from tests.support.reading import CommandLine
 from tests.support.stack import eventually
 from tests.unit.cli.support import conforms, run
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
+from vigil.core.certificates import Kind
 from vigil.core.clock import SystemClock
 from vigil.core.merkle import leaf_hash, root_of_path
 from vigil.core.notes import parse_verifier_key, verifier_key
@@ -492,3 +493,13 @@ def claims_less(path: tuple[Any, ...], change: Any) -> bool:
         case ["subjects", _, "census"]:
             return change is None  # a stretch, where its last record is there
     return False
+
+
+async def test_a_signer_made_before_there_were_censuses_is_told(tmp_path: Path) -> None:
+    """A data folder of an earlier version: the service says what is missing and does not start."""
+    pki = TestPki(tmp_path)
+    old = pki.issue(Kind.SIGNER, "recorded-old", statements=("recorded",))
+    settings = {"signer_certificate": str(old.tls_files.certificate), "signer_key": str(old.tls_files.key)}
+    process = EvidenceProcess(pki, tmp_path, settings=settings)
+    with pytest.raises(RuntimeError, match="was not made for `census`"):
+        await process.start()

@@ -264,6 +264,45 @@ class Person:
         return json.loads(out)
 
 
+async def test_a_whole_subject_is_proved_under_what_is_witnessed(world: World) -> None:
+    """The census may be newer than what the witnesses hold: the proof takes the newest one that they hold."""
+    witness = await world.witness()
+    world.policy({"w": (witness.verifier_key, witness.url)}, "group g all w")
+    log = Log(world.pki, world.folder, world.policy_file)
+    log.process.settings["census_seconds"] = "1"
+    world.logs.append(log)
+    await log.start()
+    await log.append("one", "two")
+    subject = "device/dev-aaaaaaaaaaaaaaaa"
+
+    async def counted(number: int, size: int) -> bool:
+        request = evidence_pb2.GetSubjectProofRequest(subject=subject, size=size)
+        proof = await status.translated(log.reader.GetSubjectProof(request))
+        return bool(proof.leaves) and proof.items[0].number == number
+
+    async def held() -> bool:
+        return await counted(2, (await log.checkpoint(witnessed=True)).size)
+
+    await eventually(held, what="witnesses hold a census of both")
+    await witness.stop()
+    await log.append("three")
+    await eventually(lambda: counted(3, 0), what="a census that no witness has seen")
+    person = Person(world, log)
+    proof = await person.run("evidence", "prove", "--subject", subject, "--policy", world.policy_file)
+    conforms(proof, "proof")
+    assert len(proof["subjects"][0]["leaves"]) == 2
+    path = world.folder / "proof.json"
+    path.write_text(json.dumps(proof))
+    line = ("evidence", "check", path, "--trust", world.pki.trust, "--policy", world.policy_file)
+    checked = await person.run(*line)
+    assert "Held by 1 of 1 witnesses: w." in [one["sentence"] for one in checked["findings"]]
+    newest = await person.run("evidence", "prove", "--subject", subject)
+    path.write_text(json.dumps(newest))
+    assert len(newest["subjects"][0]["leaves"]) == 3
+    refused = await person.run(*line, code=3)
+    assert [one["property"] for one in refused["findings"] if one["holds"] is False] == ["witnesses"]
+
+
 async def test_a_person_believes_only_what_is_witnessed(world: World) -> None:
     witness = await world.witness()
     world.policy({"w": (witness.verifier_key, witness.url)}, "group g all w")
