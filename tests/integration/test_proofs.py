@@ -225,7 +225,9 @@ async def test_what_was_proved_is_said_in_words(world: World) -> None:
 
 async def test_records_without_a_census_need_the_logs_key(world: World) -> None:
     value = world.check("records", code=3)
-    assert sentences(value, "checkpoint") == ["Nothing in it names the log's key, and none was given."]
+    assert sentences(value, "checkpoint") == [
+        "Nothing in it names the log's key, and none was given: give it with --log."
+    ]
     assert (world.check("records", "--log", world.log_key))["holds"]
     world.keep("log.pub", world.log_key + "\n")
     value = world.check("records", "--log", world.proofs["log.pub"])

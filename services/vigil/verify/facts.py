@@ -23,7 +23,7 @@ from vigil.core.statements.envelope import Statement
 from vigil.verify.moment import MEASURED, Measurement, Moment, Seen, Sure
 
 _LIFTERS: Final = 2
-_NO_EVIDENCE: Final = "no evidence for this moment"
+_NOT_MEASURED: Final = "not measured before it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def facts_of(moment: Moment) -> tuple[Fact, ...]:
     )
 
 
-def _nothing(name: str, note: str = _NO_EVIDENCE) -> Fact:
+def _nothing(name: str, note: str = _NOT_MEASURED) -> Fact:
     return Fact(name=name, value="", sure=Sure.NO_EVIDENCE, note=note)
 
 
@@ -80,7 +80,7 @@ def _device(moment: Moment) -> Fact:
 def _measured(moment: Moment, name: str) -> Fact:
     sure = moment.sure[name]
     if moment.before is None:
-        return _nothing(name, f"{_NO_EVIDENCE}: not measured before it")
+        return _nothing(name)
     measurement = moment.before
     body = measurement.result.body
     value = getattr(body.measurements, name).hex()
@@ -126,7 +126,7 @@ def _trust(moment: Moment) -> Fact:
     fresh = moment.time <= body.stale_at
     return Fact(
         name="trust",
-        value=f"{body.status} ({body.basis})",
+        value=f"{body.status} ({body.basis}{', quarantined' if body.quarantined else ''})",
         index=moment.before.result_index,
         at=body.appraised_at,
         clock="attestation",

@@ -137,7 +137,7 @@ def log_key_of(document: Document, verifier: ChainVerifier) -> str:
     if len(keys) != 1:
         raise refused(
             Reason.NOT_RECORDED,
-            "Nothing in it names the log's key, and none was given."
+            "Nothing in it names the log's key, and none was given: give it with --log."
             if not keys
             else "Its censuses name different keys of the log.",
             lifted_by="the log's verifier key, from somebody you believe",
