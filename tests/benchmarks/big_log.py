@@ -38,6 +38,7 @@ from vigil.evidence.domain import (
     sequence,
     subjects_of,
 )
+from vigil.evidence.index import Named, Rows
 from vigil.evidence.intake import Submission
 from vigil.evidence.service import LogKey
 from vigil.evidence.store import NewEntry, SignedCommit
@@ -151,6 +152,9 @@ class _Item:
     admitted: Admitted
     entry: NewEntry
     chain: tuple[bytes, ...] | None
+    time: int
+    references: tuple[tuple[str, bytes], ...]
+    """What the index says of it: a test holds that against what the product makes of the log."""
 
 
 class _Builder:
@@ -192,12 +196,13 @@ class _Builder:
     def _transact(self, database: Database, state: LogState, items: Iterator[_Item], count: int) -> LogState:
         def write(connection: Connection) -> LogState:
             connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
-            after, end = state, state.size + count
+            after, end, rows = state, state.size + count, Rows([], [], [])
             while after.size < end:
-                after = self._commit(
-                    connection, after, list(itertools.islice(items, min(A_COMMIT, end - after.size)))
-                )
-            index_store.write_batch(connection, index_store.read_batch(connection, state.size, end))
+                some = list(itertools.islice(items, min(A_COMMIT, end - after.size)))
+                for index, one in enumerate(some, after.size):
+                    _index(rows, index, one)
+                after = self._commit(connection, after, some)
+            index_store.write_batch(connection, index_store.Batch(state.size, end, rows, frozenset()))
             return after
 
         return database.write_now(write)
@@ -231,6 +236,13 @@ class _Builder:
         note = key.sign(state.size, root)
         checkpoint = Checkpoint(origin, state.size, root, state.time, note)
         database.write_now(lambda connection: store.put_checkpoint(connection, checkpoint))
+
+
+def _index(rows: Rows, index: int, one: _Item) -> None:
+    kind = one.admitted.kind
+    rows.subjects.extend([(subject, kind, one.time, index) for subject in one.admitted.subjects])
+    rows.kinds.append((kind, one.time, index))
+    rows.references.extend([(what, value, index) for what, value in one.references])
 
 
 class _Statements:
@@ -289,20 +301,32 @@ class _Statements:
         )
         chain = None if statement.signer in self._shown else statement.chain
         self._shown.add(statement.signer)
-        return _Item(admitted, entry, chain)
+        time, references = _said(admitted, entry, self._clock.now())
+        return _Item(admitted, entry, chain, time, references)
 
     def _alike(self, device: str, turn: int) -> Iterator[_Item]:
         evidence = b""
         for place, kind in enumerate(RECORDS):
             template = self._templates[kind]
             unique = sha256(turn.to_bytes(8, "big") + bytes([place]))
-            data, digest = template.filled(device, unique, evidence, self._clock.now())
+            now = self._clock.now()
+            data, digest = template.filled(device, unique, evidence, now)
+            references = template.references(unique, evidence)
             evidence = digest if kind == "evidence" else evidence
             subjects = (f"device/{device}",)
             if kind == "decision":
                 subjects = (*subjects, f"person/p-{turn % 1_000}", f"intent/{unique.hex()}")
             admitted = Admitted(kind, digest, template.signer, template.number, subjects, ())
-            yield _Item(admitted, NewEntry(digest, kind, ORGANIZATION, SITE, data, {}), None)
+            time = now // 1000 * 1000 if kind == "evidence" else now
+            entry = NewEntry(digest, kind, ORGANIZATION, SITE, data, {})
+            yield _Item(admitted, entry, None, time, references)
+
+
+def _said(admitted: Admitted, entry: NewEntry, now: int) -> tuple[int, tuple[tuple[str, bytes], ...]]:
+    """The time and the references that the product reads in a statement."""
+    named = Named(admitted.kind, now, list(admitted.subjects), list(admitted.bodies))
+    rows = Rows.of([(0, named, entry.statement, tuple(entry.bodies.values()))])
+    return rows.kinds[0][1], tuple((what, value) for what, value, _ in rows.references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +341,12 @@ class _Template:
     cti: bytes
     evidence: bytes
     now: int
+    refers: tuple[tuple[str, bytes], ...]
+
+    def references(self, unique: bytes, evidence: bytes) -> tuple[tuple[str, bytes], ...]:
+        """What it refers to, once filled."""
+        put = {OTHER: unique, bytes(16): unique[:16], self.evidence: evidence}
+        return tuple((what, put.get(value, value)) for what, value in self.refers)
 
     def filled(self, device: str, unique: bytes, evidence: bytes, now: int) -> tuple[bytes, bytes]:
         """A statement of its own, and its digest."""
@@ -360,5 +390,10 @@ def _templates(pki: TestPki, clock: ManualClock) -> dict[str, _Template]:
             statement.id,
             source,
             clock.now(),
+            _said(
+                Admitted(str(statement.kind), b"", b"", None, (), ()),
+                NewEntry(b"", "", "", "", sign1.without_chain, {}),
+                clock.now(),
+            )[1],
         )
     return found
