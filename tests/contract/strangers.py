@@ -247,8 +247,12 @@ FILTERED: Final[dict[str, bool]] = {
     "IntentService/ListIntents": True,
     "GatewayDeviceService/ListConnectedDevices": True,
     "FeedService/Watch": True,
+    "EvidenceReadService/FindRecords": True,
 }
 """Lists, and whether another site of the same organization sees as little as another organization does."""
+
+ASKED: Final[dict[str, dict[str, str]]] = {"EvidenceReadService/FindRecords": {"kind": "receipt"}}
+"""What a list that is never of everything is asked for."""
 
 COUNTED: Final = {"DeviceService/CountDevices": "by_state", "AttestationService/CountResults": "by_status"}
 """Counts of what is in scope."""

@@ -27,6 +27,7 @@ from tests.contract.callers import (
 )
 from tests.contract.strangers import (
     ABSENT,
+    ASKED,
     COUNTED,
     FILTERED,
     LOOKED_UP,
@@ -195,7 +196,8 @@ async def test_lists_leave_out_what_is_anothers(callers: Callers, known: Known, 
         everything = at_site = {known.device, SEEN_BY_SITE[method.process](known)}
         request, rightful = method.request(start=feed_pb2.WatchStart()), callers.of(Kind.GATEWAY)
     else:
-        request, rightful = method.request(), callers.of(Kind.PERSON, roles=("admin", "technician"))
+        request = method.request(**ASKED.get(method.name, {}))
+        rightful = callers.of(Kind.PERSON, roles=("admin", "technician"))
     # Whoever may reads of it, so that an empty list is a proof.
     shown = await method.call(callers.channel(method, rightful), request)
     if not (watch and method.process == "revocation"):  # what is revoked concerns every gateway

@@ -75,6 +75,33 @@ def history(
 
 
 @app.command()
+def find(
+    ctx: typer.Context,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT=VALUE",
+            help="request, intent, command, decision, evidence, revocation, body with hex; epoch with a number; "
+            "kind with a kind of statements.",
+        ),
+    ],
+    *,
+    since: FromOption = "",
+    until: ToOption = "",
+    limit: LimitOption = 200,
+    page: PageOption = "",
+) -> None:
+    """Find records by what they refer to, or by their kind and their own time; every signature verified."""
+
+    async def work(session: "Session") -> int:
+        from vigil.cli.timeline import find_records
+
+        return await find_records(session, what, since=since, until=until, page=page, limit=limit)
+
+    perform(ctx, work)
+
+
+@app.command()
 def at(
     ctx: typer.Context,
     device: DeviceArgument,

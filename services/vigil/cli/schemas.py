@@ -353,6 +353,9 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "record": _ENTRY,
     "proof": PROOF,
     "proof-checked": PROOF_CHECKED,
+    "records-found": shape(
+        records=items(extended(_ENTRY, happened=INSTANT, words=TEXT)), covered=NUMBER, next=TEXT
+    ),
     "moment": _MOMENT,
     "reindexed": shape(covered=NUMBER),
     "index-checked": shape(
@@ -453,6 +456,7 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "evidence check": ("proof-checked",),
     "evidence checkpoint": ("checkpoint",),
     "evidence erase": ("erasure-begun", "erasure"),
+    "evidence find": ("records-found",),
     "evidence history": ("records",),
     "evidence monitor": ("monitor",),
     "evidence prove": ("proof",),

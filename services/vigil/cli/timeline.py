@@ -13,14 +13,18 @@ from vigil.cli.moment import apart, device_id_of, local, read_moment
 from vigil.cli.options import UsageError
 from vigil.cli.output import DONE, REFUSED
 from vigil.cli.session import PAGE, Session
-from vigil.core.statements.envelope import read_envelope
+from vigil.core.statements.envelope import read_any
 from vigil.errors import Refused
 
+_HEX: Final = {
+    "request": "request_id",
+    **{name: name for name in ("intent", "command", "decision", "evidence", "revocation", "body")},
+}
 GAP_MS: Final = 3_600_000
 """A pause that is told; and every one in which a device's trust went stale."""
 LATE_MS: Final = 60_000
 """What the log took so much later than it happened is told with both times."""
-_TIMES: Final = ("appraised_at", "decided_at", "device_time", "time")
+_TIMES: Final = ("appraised_at", "decided_at", "device_time")
 
 Says = Mapping[str, Any]
 
@@ -52,6 +56,52 @@ async def show_history(
     return DONE if all(row["verified"] is not False for row in rows) else REFUSED
 
 
+async def find_records(session: Session, text: str, *, since: str, until: str, page: str, limit: int) -> int:
+    """Records by what they refer to, or by kind; exit 3 when a signature among them does not hold."""
+    request = wanted(text)
+    now = session.clock.now()
+    request.from_ms = read_moment(since, now=now) if since else 0
+    request.to_ms = read_moment(until, now=now) if until else 0
+    request.page_token = page
+    found: list[pb.Entry] = []
+    while True:
+        request.page_size = min(PAGE, limit - len(found))
+        response = await session.call("evidence", session.evidence.FindRecords, request)
+        found.extend(response.entries)
+        request.page_token = response.next_page_token
+        if not request.page_token or len(found) >= limit:
+            break
+    rows = [{**entry_value(session, one), "happened": instant(happened(one)), "words": ""} for one in found]
+    for row in rows:
+        row["words"] = words(row)
+    value = {"records": rows, "covered": response.covered, "next": request.page_token}
+    if session.output.json:
+        session.output.value(value)
+    else:
+        _draw(session, [{**row, "gap_s": None} for row in rows])
+        if request.page_token:
+            session.output.say(f"there is more: --page {request.page_token}")
+    return DONE if all(row["verified"] is not False for row in rows) else REFUSED
+
+
+def wanted(text: str) -> pb.FindRecordsRequest:
+    """Read `what=value`. Raises UsageError."""
+    what, _, value = text.partition("=")
+    if what == "kind" and value:
+        return pb.FindRecordsRequest(kind=value)
+    if what == "epoch" and value.isascii() and value.isdecimal() and len(value) < 19:
+        return pb.FindRecordsRequest(epoch=int(value))
+    if what not in _HEX:
+        raise UsageError(f"{text!r} is none of {', '.join(sorted(_HEX))}, epoch or kind, with = and a value")
+    try:
+        data = bytes.fromhex(value.replace("-", "") if what == "request" else value)
+    except ValueError:
+        raise UsageError(f"{value!r} is not hexadecimal") from None
+    request = pb.FindRecordsRequest()
+    setattr(request, _HEX[what], data)
+    return request
+
+
 async def _entries(
     session: Session, request: pb.ListHistoryRequest, limit: int
 ) -> tuple[list[pb.Entry], str]:
@@ -71,10 +121,10 @@ def _tell(rows: Sequence[dict[str, Any]], entries: Sequence[pb.Entry]) -> None:
     last, stale = None, None
     for row, entry in zip(rows, entries, strict=True):
         taken = entry.log_time_ms
-        happened = _happened(entry, row["says"])
+        at = happened(entry)
         pause = 0 if last is None else taken - last
         gap = last is not None and (pause >= GAP_MS or (stale is not None and last < stale < taken))
-        row["happened"] = instant(happened)
+        row["happened"] = instant(at)
         row["words"] = words(row)
         row["gap_s"] = pause // 1000 if gap else None
         last = taken
@@ -82,16 +132,18 @@ def _tell(rows: Sequence[dict[str, Any]], entries: Sequence[pb.Entry]) -> None:
             stale = row["says"].get("stale_at")
 
 
-def _happened(entry: pb.Entry, says: Says | None) -> int:
+def happened(entry: pb.Entry) -> int:
     """When it happened, by its signer's clock (ms); never later than the log took it."""
-    named = [int(says[name]) for name in _TIMES if isinstance(says.get(name), int)] if says else []
-    if named:
-        return min(named[0], int(entry.log_time_ms))
+    taken = int(entry.log_time_ms)
+    if not entry.statement:
+        return taken
     try:
-        issued = read_envelope(entry.statement).issued_at * 1000 if entry.statement else entry.log_time_ms
+        statement = read_any(entry.statement)
     except Refused:
-        issued = entry.log_time_ms
-    return min(issued, int(entry.log_time_ms))
+        return taken
+    named = [getattr(statement.body, name, None) for name in _TIMES]
+    said = next((one for one in named if isinstance(one, int)), statement.issued_at * 1000)
+    return min(said, taken)
 
 
 def _draw(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:

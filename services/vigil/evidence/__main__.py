@@ -20,6 +20,7 @@ from vigil.evidence.config import EvidenceConfig
 from vigil.evidence.domain import origin_of
 from vigil.evidence.erasing import Erasing
 from vigil.evidence.erasing_servicer import EvidenceErasureServicer
+from vigil.evidence.finding import Finder
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.metrics import AuditMetrics, CensusMetrics, LogMetrics, TileMetrics
 from vigil.evidence.moment import Moments
@@ -174,6 +175,7 @@ class Log:
     census: CensusTaker
     prover: SubjectProver
     queries: QueryLog
+    finder: Finder
     auditor: Auditor
     book: WitnessBook
     metrics: LogMetrics
@@ -247,6 +249,7 @@ def open_log(
             metrics=AuditMetrics(process.metrics),
         ),
         queries=open_queries(config, process, sequencer=sequencer, verifier=verifier()),
+        finder=Finder(database=database, indexer=indexer, size=size, clock=process.clock),
         book=book,
         metrics=metrics,
         clock=process.clock,
@@ -349,6 +352,7 @@ def _servicers(log: Log) -> list[Servicer]:
         moments=log.moments,
         prover=log.prover,
         queries=log.queries,
+        finder=log.finder,
         auditor=log.auditor,
     )
     return [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, or_, select
 
 from vigil.core.moment import STEPS
 from vigil.evidence.index import INDEX_VERSION, Refers, Rows, read_named
@@ -72,6 +72,19 @@ _REFERRED = (
         REFERENCE.c.idx < bindparam("below"),
     )
     .order_by(REFERENCE.c.idx)
+    .limit(bindparam("limit"))
+    .offset(_ZERO)
+)
+_KIND = (
+    select(KIND_TIME.c.time, KIND_TIME.c.idx)
+    .where(
+        KIND_TIME.c.kind == bindparam("kind"),
+        KIND_TIME.c.time >= bindparam("after"),
+        or_(KIND_TIME.c.time > bindparam("time"), KIND_TIME.c.idx > bindparam("index")),
+        KIND_TIME.c.time <= bindparam("until"),
+        KIND_TIME.c.idx < bindparam("below"),
+    )
+    .order_by(KIND_TIME.c.time, KIND_TIME.c.idx)
     .limit(bindparam("limit"))
     .offset(_ZERO)
 )
@@ -205,6 +218,15 @@ def referring(
 ) -> list[int]:
     """The records that refer to this, in the order of the log, past an index."""
     return _indexes(connection, _REFERRED, (str(what), value, after, below, limit))
+
+
+def of_kind(
+    connection: Connection, kind: str, *, after: tuple[int, int], until: int, below: int, limit: int
+) -> list[tuple[int, int]]:
+    """(time, index) of records of a kind past a place in the order of (time, index), up to ``until`` (ms)."""
+    time, index = after
+    values = (kind, time, time, index, until, below, limit)
+    return [(row[0], row[1]) for row in run(connection, _sql(_KIND, connection.dialect), values)]
 
 
 def entries_until(connection: Connection, time: int, *, size: int) -> int:

@@ -362,6 +362,7 @@ def _withheld(entry: StoredEntry, row: Row) -> StoredEntry:
         place=entry.place,
         organization="",
         site="",
+        erased=entry.erased,
     )
 
 

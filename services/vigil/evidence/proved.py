@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Select, bindparam, literal_column, select
 
 from vigil.core import cbor, cose, merkle
 from vigil.evidence.domain import Leaf, cover, decode_leaf, hash_of, recorded_leaf, siblings
+from vigil.evidence.erased import load_erased
 from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.evidence.tables import BODY, CERTIFICATE, ENTRY, GROUP_COMMIT, NODE, STATEMENT
 from vigil.storage.rows import compiled, run
@@ -103,16 +104,19 @@ class Records:
     def entry(self, index: int) -> StoredEntry:
         """A whole record, with the log's promise and every certificate."""
         row = self.row(index)
+        bodies = self.bodies(row.leaf)
+        whole = row.statement and len(bodies) == len(row.leaf.bodies)
         return StoredEntry(
             index=index,
             leaf=row.data,
             digest=row.leaf.digest,
             statement=row.statement,
             chain=self._chain(row.leaf.signer),
-            bodies=self.bodies(row.leaf),
+            bodies=bodies,
             place=self._place(index),
             organization=row.organization,
             site=row.site,
+            erased=None if whole else load_erased(self._connection, index),
         )
 
     def path(self, index: int, size: int) -> tuple[bytes, ...]:

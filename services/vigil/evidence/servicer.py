@@ -11,6 +11,8 @@ from vigil.core.certificates import Identity, Kind
 from vigil.evidence.audit import Auditor, Progress
 from vigil.evidence.domain import Leaf, decode_leaf, not_in_scope
 from vigil.evidence.erasing_servicer import erased_message
+from vigil.evidence.finding import Finder, Wanted
+from vigil.evidence.index import Refers, epoch_key
 from vigil.evidence.intake import Submission
 from vigil.evidence.moment import Moments, Shown
 from vigil.evidence.queries import QueryLog
@@ -65,8 +67,10 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         prover: SubjectProver,
         queries: QueryLog,
         auditor: Auditor,
+        finder: Finder,
     ) -> None:
         self._reader = reader
+        self._finder = finder
         self._moments = moments
         self._prover = prover
         self._checkpointer = checkpointer
@@ -160,6 +164,19 @@ class EvidenceReadServicer(evidence_pb2_grpc.EvidenceReadServiceServicer):
         if request.witnessed:
             return self._checkpoint(await self._book.newest())
         return self._checkpoint(await self._book.held(await self._reader.checkpoint()))
+
+    async def FindRecords(  # noqa: N802 - the contract's name
+        self, request: evidence_pb2.FindRecordsRequest, context: Context
+    ) -> evidence_pb2.FindRecordsResponse:
+        caller = caller_of(context)
+        found = await self._finder.find(
+            caller, _wanted(request), page_size=request.page_size, page_token=request.page_token
+        )
+        await self._queries.shown(caller, method="find", subject="", entries=found.entries)
+        scope_filtered(caller)
+        return evidence_pb2.FindRecordsResponse(
+            entries=map(_entry, found.entries), next_page_token=found.next_token, covered=found.covered
+        )
 
     async def GetStateAt(  # noqa: N802 - the contract's name
         self, request: evidence_pb2.GetStateAtRequest, context: Context
@@ -267,6 +284,15 @@ def _response(outcomes: list[Outcome]) -> evidence_pb2.AppendResponse:
         if recorded:
             outcome.commit = commits.setdefault(recorded, len(commits))
     return evidence_pb2.AppendResponse(items=[outcome for outcome, _ in outcomes], commits=list(commits))
+
+
+def _wanted(request: evidence_pb2.FindRecordsRequest) -> Wanted:
+    name = request.WhichOneof("what")
+    if name is None or name == "kind":
+        return Wanted(kind=request.kind, since=request.from_ms, until=request.to_ms)
+    value = epoch_key(request.epoch) if name == "epoch" else getattr(request, name)
+    what = Refers(name.removesuffix("_id"))
+    return Wanted(what=what, value=value, since=request.from_ms, until=request.to_ms)
 
 
 def _shown(shown: Shown) -> evidence_pb2.StateRecord:

@@ -1,16 +1,20 @@
 """Records in words, moments as people type them, and pauses that are told."""
 
 import datetime as dt
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.pki import TestPki
 from tests.support.statements import EXAMPLES
 from vigil.api.evidence.v1 import evidence_pb2 as pb
 from vigil.cli import timeline
 from vigil.cli.logbook import body_value
 from vigil.cli.moment import apart, local, read_moment
 from vigil.cli.options import UsageError
+from vigil.core.clock import ManualClock
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import KIND_OF
 
@@ -65,13 +69,32 @@ def test_a_pause_in_which_trust_went_stale_is_told() -> None:
     assert [one["gap_s"] for one in rows] == [None, 900]
 
 
-def test_what_happened_before_the_log_took_it_has_its_own_time() -> None:
-    says = {**body_value(EXAMPLES[b.Receipt]), "device_time": NOW - HOUR}
-    [one] = told((NOW, "receipt", says))
-    assert one["happened"] == "2026-09-21T13:13:20.000Z"
+def test_what_happened_before_the_log_took_it_has_its_own_time(tmp_path: Path) -> None:
+    scribe = TestPki(tmp_path).attester().scribe(ManualClock(NOW), numbered=True)
+
+    def when(device_time: int) -> int:
+        body = replace(EXAMPLES[b.Receipt], device_time=device_time)
+        statement = scribe.sign(body, subject="device/dev-aaaaaaaaaaaaaaaa")
+        return timeline.happened(pb.Entry(log_time_ms=NOW, statement=statement.data))
+
+    assert when(NOW - HOUR) == NOW - HOUR
     # A clock that runs ahead does not make it happen after the log took it.
-    [one] = told((NOW, "receipt", {**says, "device_time": NOW + HOUR}))
-    assert one["happened"] == "2026-09-21T14:13:20.000Z"
+    assert when(NOW + HOUR) == NOW
+    assert timeline.happened(pb.Entry(log_time_ms=NOW)) == NOW
+    assert timeline.happened(pb.Entry(log_time_ms=NOW, statement=b"x")) == NOW
+
+
+def test_what_is_looked_for() -> None:
+    assert timeline.wanted("kind=hold").kind == "hold"
+    assert timeline.wanted("epoch=7").epoch == 7
+    assert timeline.wanted(f"decision={'07' * 32}").decision == b"\x07" * 32
+    assert timeline.wanted("request=00000000-0000-0000-0000-000000000001").request_id == bytes(15) + b"\x01"
+
+
+@pytest.mark.parametrize("text", ["", "kind=", "epoch=x", "epoch=-1", "decision=zz", "pump=1"])
+def test_what_cannot_be_looked_for(text: str) -> None:
+    with pytest.raises(UsageError):
+        timeline.wanted(text)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from sqlalchemy import delete, insert, select, update
 from tests.support.story import Story
 from tests.unit.evidence.conftest import Log, World
 from vigil.core import cbor
+from vigil.core.certificates import Identity
 from vigil.core.salted import salted
 from vigil.core.statements.bodies import Scope
 from vigil.errors import Reason, Refused
 from vigil.evidence import index_store, indexer, reindex
+from vigil.evidence.finding import Finder, Wanted
 from vigil.evidence.index import INDEX_VERSION, Named, Refers, Rows, epoch_key, read_named
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.metrics import LogMetrics
@@ -81,7 +83,7 @@ async def test_records_are_found_by_what_they_refer_to(world: World) -> None:
     story = await lived(world, log)
     reindex.rebuild(log.database, nothing)
 
-    def found(what: Refers, value: bytes, **values: int) -> list[int]:
+    def at(what: Refers, value: bytes, **values: int) -> list[int]:
         return log.database.read_now(
             lambda connection: index_store.referring(connection, what, value, below=ALL, limit=9, **values)
         )
@@ -89,12 +91,70 @@ async def test_records_are_found_by_what_they_refer_to(world: World) -> None:
     entry = log.database.read_now(
         lambda connection: connection.execute(select(ENTRY.c.digest).where(ENTRY.c.idx == 0)).scalar_one()
     )
-    assert found(Refers.EVIDENCE, entry) == [1]
-    assert found(Refers.REQUEST, bytes(16)) == [3, 8, 13]
-    assert found(Refers.REQUEST, bytes(16), after=3) == [8, 13]
-    assert found(Refers.EPOCH, epoch_key(1)) == [15]
-    assert found(Refers.EPOCH, epoch_key(2)) == []
+    assert at(Refers.EVIDENCE, entry) == [1]
+    assert at(Refers.REQUEST, bytes(16)) == [3, 8, 13]
+    assert at(Refers.REQUEST, bytes(16), after=3) == [8, 13]
+    assert at(Refers.EPOCH, epoch_key(1)) == [15]
+    assert at(Refers.EPOCH, epoch_key(2)) == []
     assert story.epoch == 1
+
+
+async def found(
+    world: World, log: Log, wanted: Wanted, reader: Identity, **page: object
+) -> tuple[list[int], str]:
+    async def size() -> int:
+        return (await log.sequencer.state()).size
+
+    with running(world, log) as made:
+        finder = Finder(database=log.database, indexer=made, size=size, clock=world.clock)
+        given = {"page_size": 0, "page_token": "", **page}
+        answer = await finder.find(reader, wanted, **given)  # type: ignore[arg-type]
+    assert answer.covered == await size()
+    return [entry.index for entry in answer.entries], answer.next_token
+
+
+async def test_people_find_records_by_what_they_refer_to_and_by_kind_and_time(world: World) -> None:
+    log, began = world.open(), world.clock.now()
+    await lived(world, log)
+    reader = world.reader("auditor")
+    assert await found(world, log, Wanted(what=Refers.REQUEST, value=bytes(16)), reader) == ([3, 8, 13], "")
+    kind = Wanted(kind="decision")
+    assert (await found(world, log, kind, reader))[0] == [2, 7, 12]
+    window = Wanted(kind="decision", since=began + 60_000, until=began + 60_000)
+    assert (await found(world, log, window, reader))[0] == [7]
+    pages, token = [], ""
+    while True:
+        indexes, token = await found(world, log, kind, reader, page_size=1, page_token=token)
+        pages.append(indexes)
+        if not token:
+            break
+    assert pages == [[2], [7], [12]]
+    assert (await found(world, log, kind, world.reader("auditor", organization="other")))[0] == []
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(),
+        Wanted(kind="No Kind"),
+        Wanted(what=Refers.REQUEST, value=bytes(15)),
+        Wanted(what=Refers.DECISION, value=b""),
+        Wanted(what=Refers.DECISION, value=bytes(32), since=5),
+        Wanted(kind="hold", since=9, until=8),
+        Wanted(kind="hold", since=10**15),
+    ],
+)
+async def test_what_cannot_be_asked_for_is_refused(world: World, wanted: Wanted) -> None:
+    with pytest.raises(Refused) as caught:
+        await found(world, world.open(), wanted, world.reader("auditor"))
+    assert caught.value.reason is Reason.FIELD_INVALID
+
+
+async def test_a_page_token_of_somebody_else_is_refused(world: World) -> None:
+    for token in ("x", "1", "1:2:3", "-1:2", "1:٣"):
+        with pytest.raises(Refused) as caught:
+            await found(world, world.open(), Wanted(kind="hold"), world.reader("auditor"), page_token=token)
+        assert caught.value.reason is Reason.FIELD_INVALID
 
 
 async def test_log_time_leads_to_an_index(world: World) -> None:

@@ -1066,3 +1066,94 @@ class WitnessStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WitnessStatus: _TypeAlias = WitnessStatus  # noqa: Y015
+
+@_typing.final
+class FindRecordsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    TO_MS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """Of a command: its intent and its receipts."""
+    intent: _builtins.bytes
+    """Statement digests: what refers to them."""
+    command: _builtins.bytes
+    decision: _builtins.bytes
+    evidence: _builtins.bytes
+    revocation: _builtins.bytes
+    epoch: _builtins.int
+    """Of the chain of revocations."""
+    body: _builtins.bytes
+    """Digest of a body, with its salt, that was kept beside a record."""
+    kind: _builtins.str
+    """A kind of statements, in the order of their own times."""
+    from_ms: _builtins.int
+    """For a kind: only statements of this time (their own, ms, both included); 0 means no bound."""
+    to_ms: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        intent: _builtins.bytes = ...,
+        command: _builtins.bytes = ...,
+        decision: _builtins.bytes = ...,
+        evidence: _builtins.bytes = ...,
+        revocation: _builtins.bytes = ...,
+        epoch: _builtins.int = ...,
+        body: _builtins.bytes = ...,
+        kind: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+        to_ms: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "command", b"command", "decision", b"decision", "epoch", b"epoch", "evidence", b"evidence", "intent", b"intent", "kind", b"kind", "request_id", b"request_id", "revocation", b"revocation", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "command", b"command", "decision", b"decision", "epoch", b"epoch", "evidence", b"evidence", "from_ms", b"from_ms", "intent", b"intent", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id", "revocation", b"revocation", "to_ms", b"to_ms", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["request_id", "intent", "command", "decision", "evidence", "revocation", "epoch", "body", "kind"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___FindRecordsRequest: _TypeAlias = FindRecordsRequest  # noqa: Y015
+
+@_typing.final
+class FindRecordsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COVERED_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """There may be more, also where this page is empty."""
+    covered: _builtins.int
+    """All entries below this were looked for."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+        next_page_token: _builtins.str = ...,
+        covered: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered", b"covered", "entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRecordsResponse: _TypeAlias = FindRecordsResponse  # noqa: Y015

@@ -137,6 +137,11 @@ class EvidenceReadServiceStub:
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
                 response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.FromString,
                 _registered_method=True)
+        self.FindRecords = channel.unary_unary(
+                '/vigil.api.evidence.v1.EvidenceReadService/FindRecords',
+                request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.FindRecordsRequest.SerializeToString,
+                response_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.FindRecordsResponse.FromString,
+                _registered_method=True)
         self.GetLogStatus = channel.unary_unary(
                 '/vigil.api.evidence.v1.EvidenceReadService/GetLogStatus',
                 request_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetLogStatusRequest.SerializeToString,
@@ -192,6 +197,13 @@ class EvidenceReadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindRecords(self, request, context):
+        """Records by what they refer to, or by kind and time. Complete up to `covered`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLogStatus(self, request, context):
         """How the log itself is: its sizes, what its own auditor found, and each witness.
         """
@@ -239,6 +251,11 @@ def add_EvidenceReadServiceServicer_to_server(servicer, server):
                     servicer.GetCheckpoint,
                     request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.FromString,
                     response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.SerializeToString,
+            ),
+            'FindRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRecords,
+                    request_deserializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.FindRecordsRequest.FromString,
+                    response_serializer=vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.FindRecordsResponse.SerializeToString,
             ),
             'GetLogStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLogStatus,
@@ -413,6 +430,33 @@ class EvidenceReadService:
             '/vigil.api.evidence.v1.EvidenceReadService/GetCheckpoint',
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.GetCheckpointRequest.SerializeToString,
             vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.Checkpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vigil.api.evidence.v1.EvidenceReadService/FindRecords',
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.FindRecordsRequest.SerializeToString,
+            vigil_dot_api_dot_evidence_dot_v1_dot_evidence__pb2.FindRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

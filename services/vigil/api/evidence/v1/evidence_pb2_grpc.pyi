@@ -68,6 +68,8 @@ class EvidenceReadServiceStub:
     it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
     """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]
+    FindRecords: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.FindRecordsRequest, _evidence_pb2.FindRecordsResponse]
+    """Records by what they refer to, or by kind and time. Complete up to `covered`."""
     GetLogStatus: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetLogStatusRequest, _evidence_pb2.LogStatus]
     """How the log itself is: its sizes, what its own auditor found, and each witness."""
     GetStateAt: _grpc.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]
@@ -90,6 +92,8 @@ class EvidenceReadServiceAsyncStub(EvidenceReadServiceStub):
     it gets the leaves of all; that there is none is told to those who read what belongs to no single site.
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetCheckpointRequest, _evidence_pb2.Checkpoint]  # type: ignore[assignment]
+    FindRecords: _aio.UnaryUnaryMultiCallable[_evidence_pb2.FindRecordsRequest, _evidence_pb2.FindRecordsResponse]  # type: ignore[assignment]
+    """Records by what they refer to, or by kind and time. Complete up to `covered`."""
     GetLogStatus: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetLogStatusRequest, _evidence_pb2.LogStatus]  # type: ignore[assignment]
     """How the log itself is: its sizes, what its own auditor found, and each witness."""
     GetStateAt: _aio.UnaryUnaryMultiCallable[_evidence_pb2.GetStateAtRequest, _evidence_pb2.StateAt]  # type: ignore[assignment]
@@ -145,6 +149,14 @@ class EvidenceReadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evidence_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evidence_pb2.Checkpoint, _abc.Awaitable[_evidence_pb2.Checkpoint]]: ...
+
+    @_abc_1.abstractmethod
+    def FindRecords(
+        self,
+        request: _evidence_pb2.FindRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evidence_pb2.FindRecordsResponse, _abc.Awaitable[_evidence_pb2.FindRecordsResponse]]:
+        """Records by what they refer to, or by kind and time. Complete up to `covered`."""
 
     @_abc_1.abstractmethod
     def GetLogStatus(
