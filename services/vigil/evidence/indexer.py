@@ -1,6 +1,7 @@
 """Fills the index behind the log: never in an append's way, and told to hurry by those who wait for it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -36,6 +37,7 @@ class Indexer:
         self._metrics = metrics
         self._wanted = asyncio.Event()
         self._waiting = 0
+        self._moved = asyncio.Event()
 
     async def run(self) -> None:
         """Index until cancelled, and begin again after the database was away."""
@@ -74,7 +76,7 @@ class Indexer:
                 if left <= 0:
                     raise _behind(done, size)
                 self._wanted.set()
-                await asyncio.sleep(min(left, 0.01))
+                await self._moves(min(left, PAUSE_S))
         finally:
             self._waiting -= 1
         return done
@@ -86,15 +88,21 @@ class Indexer:
         batch = await self._database.read(lambda connection: index_store.read_batch(connection, done, end))
         done = await self._database.write(lambda connection: index_store.write_batch(connection, batch))
         self._metrics.indexed(done)
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
         return done
+
+    async def _moves(self, seconds: float) -> None:
+        """Until the index moves; whoever else moves it is seen a little later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._moved.wait()
 
     async def _rest(self) -> None:
         self._wanted.clear()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PAUSE_S):
                 await self._wanted.wait()
-        except TimeoutError:
-            return
 
 
 def _behind(done: int, size: int) -> Refused:
