@@ -13,7 +13,7 @@ from vigil.core.census import ITEM_BYTES, Placed, place_below, placed_in
 from vigil.core.digest import DIGEST_BYTES
 from vigil.core.merkle import tree_root
 from vigil.evidence.tables import CENSUS, CENSUS_PAGE, ENTRY
-from vigil.storage import delete_keys, insert_rows, put_rows
+from vigil.storage import delete_keys, put_rows
 
 PAGE_NAME: Final = 2 * DIGEST_BYTES
 """A page as its tree names it: its first key, then its root."""
@@ -51,8 +51,8 @@ class Tree:
 
 
 def put_pages(connection: Connection, size: int, first: int, pages: Sequence[bytes]) -> None:
-    """Write pages of a tree that is being made."""
-    insert_rows(connection, CENSUS_PAGE, [(size, number, page) for number, page in enumerate(pages, first)])
+    """Write pages of a tree that is being made; whoever makes the same tree writes the same pages."""
+    put_rows(connection, CENSUS_PAGE, [(size, number, page) for number, page in enumerate(pages, first)])
 
 
 def put_tree(connection: Connection, tree: Tree) -> None:

@@ -38,13 +38,13 @@ class Counted:
         self.world = world
         self.log: Log = world.open()
         self.registry = CollectorRegistry()
-        self.taker = self.new_taker()
+        self.taker = self.new_taker(self.registry)
         self.prover = SubjectProver(
             database=self.log.database, sequencer=self.log.sequencer, checkpointer=self.log.checkpointer
         )
         self.auditor = world.reader("auditor", organization="operator", sites=("*",))
 
-    def new_taker(self) -> CensusTaker:
+    def new_taker(self, registry: CollectorRegistry) -> CensusTaker:
         signer = self.world.pki.signer_credential("recorded")
         return CensusTaker(
             database=self.log.database,
@@ -60,7 +60,7 @@ class Counted:
             log_key=self.world.key.verifier_key,
             interval=0.01,
             clock=self.world.clock,
-            metrics=CensusMetrics(self.registry),
+            metrics=CensusMetrics(registry),
         )
 
     async def append(self, *devices: int, **values: object) -> None:
@@ -190,6 +190,21 @@ async def test_what_an_interrupted_census_left_is_forgotten(counting: Counted) -
     tree = await taken(counting)
     assert await counting.log.database.read(census_store.leftovers) == {}
     assert tree.size == 3
+
+
+async def test_two_who_count_at_once_make_the_same_tree(counting: Counted) -> None:
+    """Two processes on one database, while one takes over from the other."""
+    await counting.append(*range(300))
+    first, second = await asyncio.gather(
+        counting.taker.take(), counting.new_taker(CollectorRegistry()).take()
+    )
+    assert first is not None
+    assert second is not None
+    assert (first.size, first.root) == (second.size, second.root)
+    await counting.append(1)
+    tree = await taken(counting)
+    items = counted((await counting.leaves())[: tree.size])
+    assert b"".join(await counting.pages(tree)) == b"".join(item.encode() for item in items)
 
 
 async def test_a_census_signed_but_not_recorded_is_signed_again(counting: Counted) -> None:
