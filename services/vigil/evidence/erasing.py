@@ -15,13 +15,21 @@ from vigil.core.statements.bodies import Answer, Decision, Hold, Intent, Receipt
 from vigil.core.statements.envelope import KIND_OF, Statement, read, read_any
 from vigil.core.statements.log_bodies import Erasure, ErasureWhat
 from vigil.errors import Reason, refused
-from vigil.evidence import erasure, store
+from vigil.evidence import erasure, index_store, store
 from vigil.evidence.domain import Scope, decode_leaf, not_in_scope, scope_of
 from vigil.evidence.erased import Erased, erase, load_erased
+from vigil.evidence.index import Rows, read_named
 from vigil.evidence.intake import Submission
 from vigil.evidence.sequencer import Sequencer
-from vigil.evidence.tables import ENTRY, STATEMENT, SUBJECT_RECORD
-from vigil.storage import Database
+from vigil.evidence.tables import (
+    ENTRY,
+    KIND_TIME,
+    REFERENCE,
+    STATEMENT,
+    SUBJECT_RECORD,
+    SUBJECT_TIME,
+)
+from vigil.storage import Database, add_missing_rows, delete_keys, overwrite_deleted
 
 ROWS: Final = 1000
 """Records of one kind of one subject that are looked through."""
@@ -101,6 +109,10 @@ class Erasing:
                     records=(first.index, index),
                 )
             )
+            overwrite_deleted(connection)
+            if body.what is ErasureWhat.STATEMENTS:
+                for one in targets:
+                    _unindex(connection, one.index)
             erase(connection, [(one.index, one.bodies) for one in targets], made[-1])
 
         second = self._submission(statements[1], targets, owner, effect)
@@ -145,6 +157,26 @@ class Erasing:
             own=True,
             effect=effect,
         )
+
+
+def _unindex(connection: Connection, index: int) -> None:
+    """Bring the index to what it would be, were it made again without this statement."""
+    row = connection.execute(
+        select(ENTRY.c.leaf, STATEMENT.c.data)
+        .join(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
+        .where(ENTRY.c.idx == index)
+    ).one_or_none()
+    if row is None or index_store.covered(connection) <= index:
+        return
+    named = read_named(row.leaf)
+    before, after = (Rows.of([(index, named, statement, ())]) for statement in (row.data, b""))
+    for table, old, new in (
+        (SUBJECT_TIME, before.subjects, after.subjects),
+        (KIND_TIME, before.kinds, after.kinds),
+        (REFERENCE, before.references, after.references),
+    ):
+        delete_keys(connection, table, [one for one in old if one not in new])
+        add_missing_rows(connection, table, [one for one in new if one not in old])
 
 
 def _owner(targets: Sequence[Target]) -> tuple[str, str]:
