@@ -46,7 +46,7 @@ vectors: install-dev ## Write the test vectors of docs/vectors/
 faults: install-dev ## Do to it whatever can happen, by people too; writes docs/reliability.md
 	@$(BIN)/python -m pytest -q -m holds --reliability
 
-soak: install-dev ## Work, flood and kill it for long (MINUTES=10 TECHNICIANS=64 PUMPS=2000 APPENDS=100000)
+soak: install-dev ## Work, flood and kill it for long (MINUTES=10 PUMPS=2000 APPENDS=100000 DATABASE=sqlite)
 	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.soak
 
 fuzz: install-dev ## Give every decoder and method what nobody should send; DURATION=600 seconds

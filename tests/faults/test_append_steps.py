@@ -17,6 +17,7 @@ import pytest
 
 from tests.faults.harness.shim import Fault, Op, Shim
 from tests.soak.append import Found, judge
+from tests.support.databases import SqlitePlace
 from tests.support.evidence import EvidenceProcess, HoldWriter
 from tests.support.pki import ORGANIZATION, SITE, TestPki
 from vigil.api.evidence.v1 import evidence_pb2, evidence_pb2_grpc
@@ -165,7 +166,7 @@ async def holds(
     injected(met)
     assert log.found.again, "no append was under way when its process died"
     await log.process.stop()
-    judge(log.process.data / "evidence.db", log.found)
+    judge(SqlitePlace(log.process.data / "evidence.db"), log.found)
     assert log.found.wrong == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
-ORDER: Final = ("faults", "captured", "model", "load", "append", "fuzz")
+ORDER: Final = ("faults", "captured", "model", "load", "append", "append-postgresql", "fuzz")
 """The sections, as the page shows them; another name is refused."""
 
 INTRODUCTION: Final = """\

@@ -1,7 +1,7 @@
 """``make soak``: long load, overload and a log that is killed again and again; writes docs/reliability.md.
 
-MINUTES=10 TECHNICIANS=64 PUMPS=2000 APPENDS=100000 by default. Stops by itself, speaks to the loopback interface alone,
-and leaves no process behind. Exits 1 when something did not hold.
+MINUTES=10 TECHNICIANS=64 PUMPS=2000 APPENDS=100000 DATABASE=sqlite (or postgresql) by default. Stops by itself, speaks
+to the loopback interface alone, and leaves no process behind. Exits 1 when something did not hold.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.reliability import report
 from tests.soak import append, load, words
+from tests.support.databases import KINDS
 
 T = TypeVar("T")
 NAMES = ("load", "append")
@@ -33,6 +34,12 @@ def main() -> None:
     parser.add_argument("--pumps", type=int, default=int(_number("PUMPS", 2_000)))
     parser.add_argument("--flood", type=float, default=_number("FLOOD", load.FLOOD_S), help="seconds")
     parser.add_argument("--appends", type=int, default=int(_number("APPENDS", 100_000)))
+    parser.add_argument(
+        "--database",
+        choices=KINDS,
+        default=os.environ.get("DATABASE", "sqlite"),
+        help="of the log that is killed",
+    )
     parser.add_argument("--docs", type=Path, default=report.DOCS, metavar="DIR", help="where to write")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(NAMES)):
@@ -47,7 +54,9 @@ def main() -> None:
             wrong += found.wrong
             words.record(found, arguments.docs)
         if not arguments.names or "append" in arguments.names:
-            appended = _until_stopped(lambda: append.run(arguments.appends, _bar(bars)))
+            appended = _until_stopped(
+                lambda: append.run(arguments.appends, _bar(bars), kind=arguments.database)
+            )
             wrong += appended.wrong
             append.record(appended, arguments.docs)
     for fault in wrong:

@@ -1,15 +1,15 @@
 """Statements appended to a log that is killed at random, again and again: none lost, none doubled.
 
-64 writers append over mTLS to the service in a process of its own; it is killed with SIGKILL at random moments and
-started again on the same files. A writer whose answer did not come sends the same bytes again, as every service does.
-At the end everything that was acknowledged must stand in the log where the acknowledgement said, once, and the log's
-own tree must lead to its newest checkpoint.
+64 writers append over mTLS to the service in a process of its own, over SQLite or PostgreSQL; it is killed with SIGKILL
+at random moments and started again on the same database. A writer whose answer did not come sends the same bytes again,
+as every service does. At the end everything that was acknowledged must stand in the log where the acknowledgement said,
+once, and the log's own tree must lead to its newest checkpoint.
 """
 
 import asyncio
+import contextlib
 import os
 import random
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,8 +19,10 @@ from typing import Final
 
 from tests.benchmarks.result import percentile
 from tests.reliability import report
+from tests.support.databases import Place, PostgresPlace, SqlitePlace
 from tests.support.evidence import EvidenceProcess, HoldWriter
 from tests.support.pki import ORGANIZATION, SITE, TestPki
+from tests.support.postgres import PostgresServer
 from vigil.core.certificates import Kind
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason, Refused
@@ -42,6 +44,8 @@ class Found:
     """What came of it."""
 
     appends: int
+    kind: str = "sqlite"
+    """Of the log's database."""
     acknowledged: dict[bytes, int] = field(default_factory=dict)
     """Index by statement digest."""
     kills: int = 0
@@ -52,13 +56,17 @@ class Found:
     wrong: list[str] = field(default_factory=list)
 
 
-async def run(appends: int, progress: Callable[[str, float], None]) -> Found:
-    """Append so many statements; what does not hold stands in ``wrong``."""
-    found = Found(appends)
-    with tempfile.TemporaryDirectory(prefix="vigil-append-") as name:
-        folder = Path(name)
+async def run(appends: int, progress: Callable[[str, float], None], *, kind: str = "sqlite") -> Found:
+    """Append so many statements; what does not hold stands in ``wrong``. ``kind``: of the log's database."""
+    found = Found(appends, kind)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vigil-append-")))
         pki = TestPki(folder)
-        process = EvidenceProcess(pki, folder)
+        server = stack.enter_context(PostgresServer.running()) if kind == "postgresql" else None
+        place = SqlitePlace(folder / "evidence" / "evidence.db") if server is None else PostgresPlace(server)
+        process = EvidenceProcess(
+            pki, folder, settings={"database_url": "" if server is None else str(place.at)}
+        )
         await process.start()
         began = time.monotonic()
         try:
@@ -67,7 +75,7 @@ async def run(appends: int, progress: Callable[[str, float], None]) -> Found:
             await process.stop()
         found.seconds = time.monotonic() - began
         progress("reading the log", 0.98)
-        judge(process.data / "evidence.db", found)
+        judge(place, found)
     progress("appended", 1.0)
     return found
 
@@ -125,10 +133,9 @@ async def _kill_again_and_again(process: EvidenceProcess, found: Found) -> None:
         found.recoveries.append(time.monotonic() - began)
 
 
-def judge(path: Path, found: Found) -> None:
-    """Read the log's own files, with the service gone."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-        rows = connection.execute("SELECT digest, idx FROM entry ORDER BY idx").fetchall()
+def judge(place: Place, found: Found) -> None:
+    """Read the log's own database, with the service gone."""
+    rows = place.rows("SELECT digest, idx FROM entry ORDER BY idx")
     if [index for _, index in rows] != list(range(len(rows))):
         found.wrong.append("the log's numbers have gaps")
     stored = dict(rows)
@@ -143,7 +150,7 @@ def judge(path: Path, found: Found) -> None:
         found.wrong.append(f"{found.appends - len(found.acknowledged)} statements were never acknowledged")
     if len(rows) != found.appends:
         found.wrong.append(f"the log holds {len(rows)} entries of {found.appends} statements")
-    database = open_database(path, metadata=METADATA, migrations="vigil.evidence.migrations")
+    database = open_database(place.at, metadata=METADATA, migrations="vigil.evidence.migrations")
     try:
         # Raises for a tree that does not lead to the newest checkpoint.
         database.read_now(check_log)
@@ -156,11 +163,12 @@ def _device(number: int) -> str:
 
 
 def record(found: Found, docs: Path = report.DOCS) -> None:
-    """Write the section "append"."""
+    """Write the section "append", or "append-postgresql"."""
+    elsewhere = found.kind == "postgresql"
     report.record(
-        "append",
-        title="Acknowledged appends under kill -9",
-        command=f"make soak APPENDS={found.appends}",
+        "append-postgresql" if elsewhere else "append",
+        title=f"Acknowledged appends under kill -9{', over PostgreSQL' if elsewhere else ''}",
+        command=f"make soak APPENDS={found.appends}{' DATABASE=postgresql' if elsewhere else ''}",
         words=(
             f"{WRITERS} writers appended {found.appends:,} statements while the evidence service was killed "
             f"{found.kills:,} times at random moments. "

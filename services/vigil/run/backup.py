@@ -38,7 +38,7 @@ MANIFEST: Final = "manifest.json"
 VERSION: Final = 1
 LOG: Final = "evidence/evidence.db"
 _SKIPPED_NAMES: Final = frozenset({"lock"})
-_SKIPPED_ENDS: Final = ("-wal", "-shm", "-journal", "-reserve", ".part", ".sock", ".pid")
+_SKIPPED_ENDS: Final = ("-wal", "-shm", "-journal", "-reserve", ".writer", ".part", ".sock", ".pid")
 _SKIPPED_FOLDERS: Final = frozenset({"logs", "redis"})
 
 Progress = Callable[[str, int, int], None]

@@ -110,7 +110,7 @@ class FilePulse:
     """
 
     def __init__(self, url: URL, holder: str) -> None:
-        self._base = f"{url.database}-writer-"
+        self._database = url.database
         self._holder = holder
         self._file: int | None = None
         self._beats = 0
@@ -149,7 +149,7 @@ class FilePulse:
             self._file = None
 
     def _path(self, holder: str) -> Path:
-        return Path(f"{self._base}{holder}")
+        return Path(f"{self._database}-{holder}.writer")
 
 
 def pulse(url: URL, holder: str) -> Pulse:
