@@ -192,15 +192,16 @@ async def test_what_an_interrupted_census_left_is_forgotten(counting: Counted) -
     assert tree.size == 3
 
 
-async def test_two_who_count_at_once_make_the_same_tree(counting: Counted) -> None:
-    """Two processes on one database, while one takes over from the other."""
+@pytest.mark.parametrize("turns", [0, 3, 10, 30])
+async def test_whoever_takes_over_counts_on_from_what_is_half_written(counting: Counted, turns: int) -> None:
+    """Two processes on one database: the one is stopped somewhere in its census, and writes no more (`Fence`)."""
     await counting.append(*range(300))
-    first, second = await asyncio.gather(
-        counting.taker.take(), counting.new_taker(CollectorRegistry()).take()
-    )
-    assert first is not None
-    assert second is not None
-    assert (first.size, first.root) == (second.size, second.root)
+    stopped = asyncio.create_task(counting.taker.take())
+    for _ in range(turns):
+        await asyncio.sleep(0.001)
+    stopped.cancel()
+    await asyncio.gather(stopped, return_exceptions=True)
+    await counting.new_taker(CollectorRegistry()).take()
     await counting.append(1)
     tree = await taken(counting)
     items = counted((await counting.leaves())[: tree.size])
