@@ -466,8 +466,14 @@ def test_two_administrators_erase_and_the_rest_is_still_proved(world: World, tmp
 @pytest.mark.holds("insider-evidence")
 def test_what_a_pump_ran_at_a_moment_is_answered_and_proved(world: World) -> None:
     """The question that all of this is for."""
+    change = ("command", "send", "SN-0001", "set-occlusion-pressure", "-p", "occlusion_pressure=302")
+    vigil(world.folder, "--context", "tech", *change, "-w", "WO-9")  # allowed or refused: it is decided
     file = world.folder / "moment.json"
-    value = world.run("auditor", "evidence", "at", "SN-0001", "now", "--proof", file, shape="moment")
+    for _ in range(60):
+        value = world.run("auditor", "evidence", "at", "SN-0001", "now", "--proof", file, shape="moment")
+        if all(fact["value"] for fact in value["facts"] if fact["name"] == "policy"):
+            break
+        time.sleep(0.5)  # the next checkpoint is at most a second away
     log = world.run("auditor", "evidence", "checkpoint", shape="checkpoint")["verifier_key"]
     believes = ("--trust", world.folder / "pki" / "trust.json", "--log", log)
     assert world.run("auditor", "evidence", "check", file, *believes, shape="proof-checked")["holds"] is True

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from vigil.core.clock import SystemClock
-from vigil.demo import steps_attack, steps_command, steps_outage, steps_revocation
+from vigil.demo import steps_attack, steps_command, steps_moment, steps_outage, steps_revocation
 from vigil.demo.installation import RunningInstallation
 from vigil.demo.result import Came, Different, StepResult, Word
 from vigil.demo.world import World, build_world
@@ -65,6 +65,7 @@ STEPS = (
     Step("l", "a gateway cut off", Word.RECOVERED, steps_outage.gateway_cut_off),
     Step("m", "evidence stopped", Word.REFUSED, steps_outage.evidence_stopped),
     Step("n", "one pump's story", Word.PROVED, steps_outage.one_pumps_story),
+    Step("o", "what did that pump run before its update?", Word.PROVED, steps_moment.what_it_ran),
 )
 
 
@@ -209,7 +210,8 @@ def _hints(words: Console, data: Path) -> None:
         "vigil context list",
         "vigil --context ada device list",
         "vigil --context ada command send TAG-pump-013 set-occlusion-pressure -p occlusion_pressure=300 -w WO-1",
-        "vigil --context otto evidence history device/…",
+        "vigil --context otto evidence history TAG-pump-001",
+        "vigil --context otto evidence at TAG-pump-001 5m",
     ):
         words.print(f"  {line}", highlight=False)
     words.print("Ctrl-C stops it.", highlight=False)
