@@ -60,8 +60,8 @@ CACHE_KIB: Final = 3_000_000
 RECORDS: Final = ("evidence", "result", "evidence", "result", "decision", "receipt")
 """What a device leaves behind at each turn: two attestations, and a command."""
 REVOCATIONS: Final = 500
-MAX_AGE_MS: Final = 380 * DAY_MS
-"""Signers' certificates last for 13 months."""
+MAX_AGE_MS: Final = (DAYS + 25) * DAY_MS
+"""A log whose newest entry is more than 30 days old records nothing more, not even who asked it."""
 
 Told = Callable[[float], None]
 
@@ -127,7 +127,7 @@ class BigLog:
 
 
 def big_log(size: int, told: Told) -> BigLog:
-    """The log of this size; built if there is none, or none whose signers' certificates still last."""
+    """The log of this size; built if there is none, or one that is too old to go on."""
     root = cache() / f"log-{FORMAT}"
     if root.exists() and _age_ms(root / "pki") > MAX_AGE_MS:
         shutil.rmtree(root)
