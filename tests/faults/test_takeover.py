@@ -139,7 +139,7 @@ async def serves(pair: Pair, process: EvidenceProcess) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-@pytest.mark.holds("killed-between-steps")
+@pytest.mark.holds("two-writers", "killed-between-steps")
 async def test_the_one_that_stands_by_takes_over_from_the_dead(pair: Pair, injected: Injected) -> None:
     assert [await serves(pair, process) for process in pair.processes] == [True, False]
     refusal = await refusal_of(pair.appender(pair.two.address), pair.writer.hold().data)
@@ -169,7 +169,7 @@ async def test_the_one_that_stands_by_takes_over_from_the_dead(pair: Pair, injec
 
 
 @pytest.mark.thorough
-@pytest.mark.holds("killed-between-steps", "insider-evidence")
+@pytest.mark.holds("two-writers", "killed-between-steps")
 async def test_a_writer_that_was_stopped_and_goes_on_writes_nothing(
     pair: Pair, kind: str, injected: Injected
 ) -> None:
@@ -225,7 +225,7 @@ async def on_own_server(own_server: PostgresServer, tmp_path: Path) -> AsyncIter
     await pair.close()
 
 
-@pytest.mark.holds("storage-failures", "killed-between-steps")
+@pytest.mark.holds("database-server", "storage-failures")
 async def test_postgresql_is_restarted_in_the_middle_of_appends(
     own_server: PostgresServer, on_own_server: Pair, injected: Injected
 ) -> None:
@@ -247,7 +247,7 @@ async def test_postgresql_is_restarted_in_the_middle_of_appends(
 
 
 @pytest.mark.thorough
-@pytest.mark.holds("storage-failures", "killed-between-steps")
+@pytest.mark.holds("database-server", "storage-failures")
 async def test_the_writers_backend_is_killed(
     own_server: PostgresServer, on_own_server: Pair, injected: Injected
 ) -> None:
@@ -269,7 +269,7 @@ async def test_the_writers_backend_is_killed(
 
 
 @pytest.mark.thorough
-@pytest.mark.holds("storage-failures", "cut-off")
+@pytest.mark.holds("database-server", "storage-failures")
 async def test_the_way_to_postgresql_is_cut_and_nobody_is_told(tmp_path: Path, injected: Injected) -> None:
     """The server in a namespace, reached over a cable with TLS that proves its name; the cable is pulled."""
     if missing():

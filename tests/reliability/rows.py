@@ -14,6 +14,8 @@ FAULTS: Final[Mapping[str, str]] = {
     "opa-failures": "OPA down, slow, answering undefined, or holding an old bundle while it says it is healthy",
     "killed-between-steps": "A service killed between any two steps of a command, a revocation, an attestation",
     "storage-failures": "A full disk, a failing fsync or write, a locked database",
+    "database-server": "A database server restarted, a backend of it killed, the way to it cut, in the middle of commits",
+    "two-writers": "Two processes of the log on one database: the writer is killed, or stopped, followed, and goes on",
     "clock-steps": "A clock stepped forward, back, or frozen",
     "cut-off": "A gateway cut off from the control plane, a device from its gateway, with a command staged",
     "claimed-epoch": "An acknowledgement or hint that claims epoch 2^63",

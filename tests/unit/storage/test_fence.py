@@ -108,7 +108,7 @@ async def test_a_pulse_that_is_gone_is_followed_after_a_while_and_at_a_start_at_
     assert third.term == 3
 
 
-@pytest.mark.holds("killed-between-steps", "clock-steps")
+@pytest.mark.holds("two-writers", "clock-steps")
 async def test_a_writer_that_stood_still_commits_nothing_more(world: World) -> None:
     """Its own clock says that no time has passed; the term says that its time is over."""
     clock = ManualClock()
@@ -148,6 +148,7 @@ async def test_whoever_holds_the_term_notices_its_end_without_a_write(world: Wor
     assert first.term is None
 
 
+@pytest.mark.holds("two-writers")
 async def test_a_commit_under_way_is_waited_for(world: World) -> None:
     """Stopped between its look at the term and its commit: nobody takes over in between."""
     clock = ManualClock()
@@ -188,6 +189,7 @@ async def test_of_two_that_follow_one_does(world: World) -> None:
     assert taken.count(True) == len(held) == 1
 
 
+@pytest.mark.holds("two-writers")
 async def test_terms_never_go_back_however_they_race(world: World) -> None:
     """Three processes with clocks that run as they like take the writing from each other while all of them write."""
     chance = random.Random(7)

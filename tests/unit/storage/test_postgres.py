@@ -141,7 +141,7 @@ async def test_an_error_repeats_no_parameters(database: Database) -> None:
 # --- connections that end
 
 
-@pytest.mark.holds("storage-failures")
+@pytest.mark.holds("database-server", "storage-failures")
 async def test_a_killed_backend_is_unavailable_and_then_over(
     postgres: PostgresServer, place: PostgresPlace, database: Database
 ) -> None:
@@ -159,7 +159,7 @@ async def test_a_killed_backend_is_unavailable_and_then_over(
     assert await database.read(sites) == ["a", "b"]
 
 
-@pytest.mark.holds("storage-failures")
+@pytest.mark.holds("database-server", "storage-failures")
 async def test_a_server_that_restarts_is_unavailable_and_then_over(own_server: PostgresServer) -> None:
     url = own_server.create()
     database = opened(url)
