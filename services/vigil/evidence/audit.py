@@ -10,12 +10,12 @@ something old was touched would stop every command. It is said, counted, and sho
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Final
+from functools import cache, partial
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from vigil.core import cose
 from vigil.core.certificates import ChainVerifier
@@ -24,13 +24,16 @@ from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash, node_hash
 from vigil.core.statements.bodies import Recorded
 from vigil.core.statements.envelope import check, read, read_envelope
+from vigil.core.statements.log_bodies import ErasureWhat
 from vigil.core.tiles import TILE_HEIGHT, TILE_WIDTH
 from vigil.errors import Reason, Refused
 from vigil.evidence import store
-from vigil.evidence.domain import Leaf, decode_leaf, recorded_leaf, root_and_paths, root_of
+from vigil.evidence.domain import Leaf, SubjectLink, decode_leaf, recorded_leaf, root_and_paths, root_of
+from vigil.evidence.erased import load_erased
 from vigil.evidence.metrics import AuditMetrics
-from vigil.evidence.tables import ENTRY, GROUP_COMMIT, SUBJECT_RECORD
+from vigil.evidence.tables import ENTRY, GROUP_COMMIT, STATEMENT, SUBJECT_RECORD
 from vigil.storage import Database
+from vigil.storage.rows import compiled, run
 
 STEP: Final = 32
 """Entries read in one transaction."""
@@ -74,8 +77,26 @@ class _Damaged(Exception):  # noqa: N818 - becomes a Finding
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    entry: store.StoredEntry
+    """One entry that agrees with what is stored beside it; ``statement`` with its certificates, empty once erased."""
+
     leaf: Leaf
+    statement: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """A commit's `recorded` with its certificates, read once, and the time that its leaves must have."""
+
+    recorded: bytes
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Consecutive entries, each as it is or what is wrong instead, and the commits that begin among them."""
+
+    rows: list[_Row | Exception]
+    commits: dict[int, _Commit | Exception]
 
 
 class Auditor:
@@ -134,9 +155,13 @@ class Auditor:
 
     async def _step(self, first: int, end: int) -> None:
         begun = self._clock.monotonic()
-        rows = await self._database.read(lambda connection: _load(connection, first, end))
-        for index, row in enumerate(rows, first):
-            self._note(index, self._judge(row) if isinstance(row, _Row) else row)
+        step = await self._database.read(lambda connection: _load(connection, first, end))
+        for index, row in enumerate(step.rows, first):
+            commit = step.commits.get(index)
+            damage = row if isinstance(row, Exception) else self._judge(row)
+            if damage is None and commit is not None:
+                damage = commit if isinstance(commit, Exception) else self._judge_commit(commit)
+            self._note(index, damage)
             if index % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         self.progress.checked += end - first
@@ -154,19 +179,30 @@ class Auditor:
             _log.error("THE LOG IS DAMAGED at %d (%s): %s", place, what, damage)
         self.progress.findings[index] = Finding(place, what, str(damage))
 
-    def _judge(self, row: "_Row") -> Exception | None:
+    def _judge(self, row: _Row) -> Exception | None:
         try:
-            if row.entry.statement:
+            if row.statement:
                 self._check_statement(row)
-            self._check_recorded(row)
         except _Damaged as damage:
             return damage
+        return None
+
+    def _judge_commit(self, commit: _Commit) -> Exception | None:
+        try:
+            statement = read(commit.recorded, Recorded)
+            verifier = self._verifier()
+            signer = verifier.valid_at(statement.signer, at=statement.body.time, grace=True)
+            check(statement, signer or verifier.verify(statement.chain, at=statement.body.time, grace=True))
+        except Refused as error:
+            return _Damaged("recorded", error.refusals[0].sentence)
+        if statement.body.time != commit.time:
+            return _Damaged("recorded", "The commit's time is not the one that the log signed.")
         return None
 
     def _check_statement(self, row: _Row) -> None:
         leaf = row.leaf
         try:
-            statement = read_envelope(cose.with_chain(row.entry.statement, row.entry.chain))
+            statement = read_envelope(row.statement)
         except Refused as error:
             raise _Damaged("statement", "The statement cannot be read.") from error
         if statement.digest != leaf.digest:
@@ -180,18 +216,6 @@ class Auditor:
             check(statement, signer or verifier.verify(statement.chain, at=at, grace=True))
         except Refused as error:
             raise _Damaged("signature", error.refusals[0].sentence) from error
-
-    def _check_recorded(self, row: _Row) -> None:
-        place = row.entry.place
-        try:
-            statement = read(place.recorded, Recorded)
-            verifier = self._verifier()
-            signer = verifier.valid_at(statement.signer, at=statement.body.time, grace=True)
-            check(statement, signer or verifier.verify(statement.chain, at=statement.body.time, grace=True))
-        except Refused as error:
-            raise _Damaged("recorded", error.refusals[0].sentence) from error
-        if statement.body.time != row.leaf.log_time:
-            raise _Damaged("recorded", "The leaf's time is not that of its commit.")
 
 
 def _outcome(work: Callable[[Connection], None], connection: Connection) -> Exception | None:
@@ -207,72 +231,127 @@ def _outcome(work: Callable[[Connection], None], connection: Connection) -> Exce
     return None
 
 
-def _load(connection: Connection, first: int, end: int) -> list[_Row | Exception]:
-    """Consecutive entries with all that must agree with them, or what is wrong instead."""
-    commits = store.CommitReader(connection)
+_ENTRIES = (
+    select(ENTRY.c.idx, ENTRY.c.leaf, ENTRY.c.digest, ENTRY.c.kind, STATEMENT.c.data)
+    .outerjoin(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
+    .where(ENTRY.c.idx >= bindparam("first"), ENTRY.c.idx < bindparam("end"))
+)
+_LINK = (
+    select(SUBJECT_RECORD.c.idx, ENTRY.c.leaf)
+    .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
+    .where(SUBJECT_RECORD.c.subject == bindparam("subject"), SUBJECT_RECORD.c.number == bindparam("number"))
+)
+_sql = cache(compiled)
+Chains = Callable[[bytes], tuple[bytes, ...]]
+"""A signer's certificates, by thumbprint."""
+
+
+def _load(connection: Connection, first: int, end: int) -> _Step:
+    """Consecutive entries and commits, held against all that is stored beside them."""
+    found = {row[0]: row for row in run(connection, _sql(_ENTRIES, connection.dialect), (first, end))}
+    leaves: dict[int, Leaf] = {}
+    chains = cache(partial(store.load_chain, connection))
     rows: list[_Row | Exception] = []
     for index in range(first, end):
-        found: list[_Row] = []
-        damage = _outcome(lambda c: found.append(_row(c, index, commits)), connection)  # noqa: B023 - called at once
-        rows.append(found[0] if damage is None else damage)
-    return rows
+        damage = _outcome(partial(_read_leaf, found, leaves, index), connection)
+        if damage is not None:
+            rows.append(damage)
+            continue
+        data = found[index][4] or b""
+        leaf = leaves[index]
+        damage = _outcome(partial(_check_beside, index=index, leaf=leaf, statement=data), connection)
+        if damage is None and data:
+            data = cose.with_chain(data, chains(leaf.signer))
+        rows.append(_Row(leaf, data) if damage is None else damage)
+    return _Step(rows, _commits(connection, first, end, leaves, chains))
 
 
-def _row(connection: Connection, index: int, commits: store.CommitReader) -> _Row:
-    """One entry, held against its neighbours in the database. Raises _Damaged, LookupError."""
-    entry = store.load_entry(connection, index, commits)
-    if entry is None:
+def _read_leaf(found: Mapping[int, Any], leaves: dict[int, Leaf], index: int, _: Connection) -> None:
+    """Read a leaf, and hold the columns beside it against it."""
+    if index not in found:
         raise LookupError(f"the log lacks the entry {index}")
-    leaf = decode_leaf(entry.leaf)
-    kind = connection.execute(select(ENTRY.c.kind).where(ENTRY.c.idx == index)).scalar_one()
-    if entry.digest != leaf.digest or kind != leaf.kind:
+    _, data, digest, kind, _ = found[index]
+    leaf = decode_leaf(data)
+    if digest != leaf.digest or kind != leaf.kind:
         raise _Damaged("leaf", "The columns beside the leaf say something else than the leaf.")
-    kept = {sha256(body) for body in entry.bodies}
+    leaves[index] = leaf
+
+
+def _check_beside(connection: Connection, *, index: int, leaf: Leaf, statement: bytes) -> None:
+    """Bodies, erasure, and the places among the subjects' records."""
+    kept = {sha256(body) for body in store.load_bodies(connection, leaf.bodies)}
     if not kept <= set(leaf.bodies):
         raise _Damaged("body", "A body is another than the one that was recorded.")
-    if len(kept) < len(leaf.bodies) or not entry.statement:
-        _check_erased(connection, entry, statement_gone=not entry.statement)
+    if len(kept) < len(leaf.bodies) or not statement:
+        _check_erased(connection, index, statement_gone=not statement)
     for link in leaf.subjects:
-        _check_link(connection, index, link.subject, link.number, link.previous)
-    _check_commit(connection, index)
-    return _Row(entry, leaf)
+        _check_link(connection, index, link)
 
 
-def _check_erased(connection: Connection, entry: store.StoredEntry, *, statement_gone: bool) -> None:
+def _check_erased(connection: Connection, index: int, *, statement_gone: bool) -> None:
     """Something is not there: two people must have had it erased, on record."""
-    erased = entry.erased
-    if erased is None or (statement_gone and erased.what != "statements"):
+    erased = load_erased(connection, index)
+    if erased is None or (statement_gone and erased.what is not ErasureWhat.STATEMENTS):
         raise _Damaged("missing", "What was recorded is not there, and nobody had it erased.")
     kinds = connection.execute(select(ENTRY.c.kind).where(ENTRY.c.idx.in_(erased.records))).scalars().all()
     if list(kinds) != ["erasure", "erasure"]:
         raise _Damaged("missing", "What was recorded is not there, and its erasure is not on record.")
 
 
-def _check_link(connection: Connection, index: int, subject: str, number: int, previous: bytes) -> None:
-    query = select(SUBJECT_RECORD.c.number, SUBJECT_RECORD.c.idx, ENTRY.c.leaf).join(
-        ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx
-    )
-    wanted = (SUBJECT_RECORD.c.subject == subject) & SUBJECT_RECORD.c.number.in_((number - 1, number))
-    found = {row.number: row for row in connection.execute(query.where(wanted))}
-    if number not in found or found[number].idx != index:
-        raise _Damaged("subject", f"Number {number} of {subject} leads elsewhere.")
-    if number > 1 and (number - 1 not in found or leaf_hash(found[number - 1].leaf) != previous):
-        raise _Damaged(
-            "subject", f"Number {number} of {subject} follows another record than number {number - 1}."
-        )
+def _check_link(connection: Connection, index: int, link: SubjectLink) -> None:
+    sql = _sql(_LINK, connection.dialect)
+    row = run(connection, sql, (link.subject, link.number)).fetchone()
+    if row is None or row[0] != index:
+        raise _Damaged("subject", f"Number {link.number} of {link.subject} leads elsewhere.")
+    if link.number > 1:
+        before = run(connection, sql, (link.subject, link.number - 1)).fetchone()
+        if before is None or leaf_hash(before[1]) != link.previous:
+            raise _Damaged(
+                "subject",
+                f"Number {link.number} of {link.subject} follows another record than number {link.number - 1}.",
+            )
 
 
-def _check_commit(connection: Connection, index: int) -> None:
-    """The first entry of a commit stands for it: its `recorded` is over exactly these digests."""
-    commit = connection.execute(select(GROUP_COMMIT).where(GROUP_COMMIT.c.first == index)).one_or_none()
-    if commit is None:
-        return
-    inside = ENTRY.c.idx.between(commit.first, commit.first + commit.items - 1)
-    rows = connection.execute(select(ENTRY.c.idx, ENTRY.c.digest).where(inside).order_by(ENTRY.c.idx))
-    root, _ = root_and_paths([recorded_leaf(row.idx, row.digest) for row in rows])
-    body = read(cose.with_chain(commit.recorded, store.load_chain(connection, commit.signer)), Recorded).body
-    if (body.root, body.first, body.count) != (root, commit.first, commit.items):
+def _commits(
+    connection: Connection, first: int, end: int, leaves: Mapping[int, Leaf], chains: Chains
+) -> dict[int, _Commit | Exception]:
+    """The commits that begin among these entries; and that every entry belongs to one, whose time it has."""
+    query = select(GROUP_COMMIT).where(GROUP_COMMIT.c.first < end).order_by(GROUP_COMMIT.c.first.desc())
+    found = []
+    for row in connection.execute(query.limit(end - first + 1)):
+        found.append(row)
+        if row.first <= first:
+            break
+    commits: dict[int, _Commit | Exception] = {}
+    for row in reversed(found):
+        begin = max(row.first, first)
+        made: list[_Commit] = []
+        damage = None
+        if row.first >= first:
+            damage = _outcome(partial(_commit, row=row, chains=chains, made=made), connection)
+        times = {leaves[at].log_time for at in range(begin, min(row.first + row.items, end)) if at in leaves}
+        if damage is None and times - {row.log_time}:
+            damage = _Damaged("recorded", "A leaf's time is not that of its commit.")
+        if damage is not None:
+            commits[begin] = damage
+        elif made:
+            commits[begin] = made[0]
+    covered = {at for row in found for at in range(max(first, row.first), min(end, row.first + row.items))}
+    for index in set(range(first, end)) - covered:
+        commits[index] = LookupError(f"no commit holds the entry {index}")
+    return commits
+
+
+def _commit(connection: Connection, *, row: Any, chains: Chains, made: list[_Commit]) -> None:
+    """What was promised is over exactly the digests that are stored."""
+    inside = ENTRY.c.idx.between(row.first, row.first + row.items - 1)
+    stored = connection.execute(select(ENTRY.c.idx, ENTRY.c.digest).where(inside).order_by(ENTRY.c.idx))
+    root, _ = root_and_paths([recorded_leaf(one.idx, one.digest) for one in stored])
+    recorded = cose.with_chain(row.recorded, chains(row.signer))
+    body = read(recorded, Recorded).body
+    if (body.root, body.first, body.count) != (root, row.first, row.items):
         raise _Damaged("recorded", "What the log promised of this commit is not what is stored of it.")
+    made.append(_Commit(recorded, row.log_time))
 
 
 def _check_tree(connection: Connection, *, size: int, root: bytes) -> None:

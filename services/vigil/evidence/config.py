@@ -40,10 +40,10 @@ class EvidenceConfig(BaseServiceConfig):
     )
 
     audit_entries_per_second: float = Field(
-        default=100.0,
+        default=50.0,
         gt=0,
         le=100_000,
-        description="How fast the log is read again and checked in the background: 100 take about 3 % of a core.",
+        description="How fast the log is read again and checked in the background: 50 take a few per cent of a core.",
     )
 
     @field_validator("database_url", mode="after")
