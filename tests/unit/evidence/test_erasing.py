@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.support.databases import KINDS
 from tests.support.pki import ORGANIZATION, SITE, Credential
@@ -16,8 +17,10 @@ from vigil.core.statements.envelope import Scribe, Statement
 from vigil.core.statements.log_bodies import Erasure, ErasureReason, ErasureWhat
 from vigil.errors import Reason, Refused
 from vigil.evidence import store
+from vigil.evidence.audit import Auditor
 from vigil.evidence.erasing import Erasing
 from vigil.evidence.intake import Submission
+from vigil.evidence.metrics import AuditMetrics
 from vigil.evidence.reindex import catch_up, rebuild
 from vigil.verify import Property, Record, SignedTree, check_recorded, check_subject, verify_record
 
@@ -366,3 +369,32 @@ async def test_the_index_is_what_it_would_be_made_again(world: World, office: Of
     assert request not in [row[0] for row in world.place.rows("SELECT value FROM reference")]
     rebuild(office.log.database, lambda _done, _all: None)
     assert [sorted(map(str, world.place.rows(f"SELECT * FROM {table}"))) for table in tables] == kept
+
+
+@pytest.mark.holds("insider-evidence")
+async def test_the_auditor_knows_what_two_people_erased_from_what_somebody_deleted(
+    world: World, office: Office
+) -> None:
+    first, _second = await office.intent(), await office.intent()
+    world.clock.advance(120)
+    await office.erase(first.digest)
+    await office.log.checkpointer.sign()
+    auditor = Auditor(
+        database=office.log.database,
+        verifier=lambda: world.verifier,
+        rate=1e9,
+        clock=world.clock,
+        entropy=os.urandom,
+        metrics=AuditMetrics(CollectorRegistry()),
+    )
+    await auditor._pass()
+    assert auditor.progress.shown() == []
+    world.place.execute("DELETE FROM statement WHERE idx = 1")
+    await auditor._pass()
+    assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
+    # A row that says that it was erased is not enough: there is no such erasure.
+    world.place.execute(
+        "INSERT INTO erased SELECT 1, what, reason, reference, time, first_person, second_person, 0, 1 FROM erased"
+    )
+    await auditor._pass()
+    assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
