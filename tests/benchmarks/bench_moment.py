@@ -66,7 +66,7 @@ def _rows(figures: dict[str, float], size: int) -> tuple[Row, ...]:
             work="the same, p50",
             figure=figures["moment_p50_ms"],
             unit="ms",
-            note=f"{figures['records']:.0f} records and {figures['bytes'] / 1024:.0f} KiB an answer",
+            note=f"{figures['records']:.0f} records and {figures['bytes'] / 1024:.0f} KiB an answer; who asked what is recorded, durably, before it leaves",
         ),
         Row(
             work="the reader's part: every signature and proof verified, the facts worked out, p50",
@@ -120,7 +120,7 @@ def _growth(small: dict[str, float], large: dict[str, float], sizes: tuple[int, 
 
 async def _measured(log: BigLog, progress: Progress) -> dict[str, float]:
     pki = KeptPki(log.pki, clock=SystemClock())
-    # No census, which is a record too: the log stays as it was built.
+    # No census of a log that is kept from run to run; what grows it are the records of these very questions.
     process = EvidenceProcess(pki, log.folder, settings={"census_seconds": 86_400.0})
     began = time.perf_counter()
     await process.start()
