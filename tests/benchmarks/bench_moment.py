@@ -66,7 +66,8 @@ def _rows(figures: dict[str, float], size: int) -> tuple[Row, ...]:
             work="the same, p50",
             figure=figures["moment_p50_ms"],
             unit="ms",
-            note=f"{figures['records']:.0f} records and {figures['bytes'] / 1024:.0f} KiB an answer; who asked what is recorded, durably, before it leaves",
+            note=f"{figures['records']:.0f} records and {figures['bytes'] / 1024:.0f} KiB an answer;"
+            " who asked what is recorded, durably, before it leaves",
         ),
         Row(
             work="the reader's part: every signature and proof verified, the facts worked out, p50",
