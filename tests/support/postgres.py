@@ -73,6 +73,8 @@ class PostgresServer:
         self._binary = binary
         self._owner: tuple[int, int] | None = None
         self._as: list[str] = []
+        # It ends with this process, however that ends.
+        self._dies = ["setpriv", "--pdeathsig", "QUIT"] if shutil.which("setpriv") else []
         if os.geteuid() == 0:
             entry = pwd.getpwnam(str(_user()))
             self._owner = entry.pw_uid, entry.pw_gid
@@ -127,7 +129,15 @@ class PostgresServer:
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [*self._inside, *self._as, self._binary / "postgres", "-D", self._data, *arguments],
+                [
+                    *self._inside,
+                    *self._as,
+                    *self._dies,
+                    self._binary / "postgres",
+                    "-D",
+                    self._data,
+                    *arguments,
+                ],
                 stderr=log,
                 stdout=log,
                 cwd="/",
