@@ -430,7 +430,7 @@ def test_two_administrators_erase_and_the_rest_is_still_proved(world: World, tmp
     device = world.run("auditor", "device", "show", "SN-0001", shape="device")["device_id"]
     history = ("evidence", "history", f"device/{device}", "--kind", "receipt")
     receipt = world.run("auditor", *history, shape="records")["records"][-1]
-    assert receipt["says"]["request_id"] == done["intent"]["request_id"]
+    assert receipt["says"]["request_id"] == done["request_id"]
     half = tmp_path / "half.json"
     erase = ("evidence", "erase", receipt["digest"], "--reference", "case-7", "--out", half)
     begun = world.run("admin-1", *erase, shape="erasure-begun")

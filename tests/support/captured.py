@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tests.faults import acts
 from tests.support.captured_gateway import TAP
 from tests.support.captured_policy import CapturedPolicy
 from tests.support.small_world import manufactured
@@ -131,9 +132,14 @@ class Captured:
         )
 
     async def newest_revocation(self) -> revocation_pb2.RevocationEntry:
+        """The last step of the chain; where there is none yet, one that matters to nobody is made."""
         rita = self.stack.world.people["rita"]
         request = revocation_pb2.ListRevocationsRequest()
-        return (await rita.every("revocation", rita.revocations.ListRevocations, request, "entries"))[-1]
+        entries = await rita.every("revocation", rita.revocations.ListRevocations, request, "entries")
+        if not entries:
+            await self.enforced(await acts.revoke_credential(self.stack, await acts.newcomer(self.stack)))
+            return await self.newest_revocation()
+        return entries[-1]
 
     # --- stolen keys
 
