@@ -85,6 +85,7 @@ class OpaServer:
     def pause(self) -> None:
         """Stop it where it stands: connections stay open and nothing answers."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)  # its last thread has stopped
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)

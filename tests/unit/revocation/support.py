@@ -355,7 +355,6 @@ class Gateway:
         self._pending: dict[int, Entry] = {}
         self._one_write = asyncio.Lock()
         self._clock = SystemClock()
-        self._one_write = asyncio.Lock()
         self._channel = world.channel(credential, edge)
         self.task = asyncio.create_task(self._run())
 
@@ -378,7 +377,9 @@ class Gateway:
             self.ended = error
 
     async def send(self, **message: Any) -> None:
-        await self.call.write(revocation_pb2.FollowRequest(gateway_id=self.credential.identity.id, **message))
+        request = revocation_pb2.FollowRequest(gateway_id=self.credential.identity.id, **message)
+        async with self._one_write:  # gRPC takes one at a time
+            await self.call.write(request)
 
     async def _ask(self) -> None:
         while True:
