@@ -238,7 +238,7 @@ async def test_people_read_what_is_theirs(world: World) -> None:
 
 @pytest.mark.slow
 @pytest.mark.holds("killed-between-steps")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 async def test_killed_at_any_moment_it_loses_nothing_acknowledged(world: World) -> None:
     chance = random.Random(20_260_917)
     reader = world.reader("auditor", organization="operator", sites=("*",))
