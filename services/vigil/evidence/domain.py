@@ -50,6 +50,7 @@ __all__ = [
     "consistency_path",
     "decode_leaf",
     "extend",
+    "field_invalid",
     "inclusion_path",
     "is_subject",
     "keep_bodies",
@@ -189,10 +190,10 @@ def subjects_of(named: Sequence[str], own: str) -> tuple[str, ...]:
     """
     subjects = dict.fromkeys((own, *named) if is_subject(own) else named)
     if len(subjects) > MAX_SUBJECTS:
-        raise _field("subjects", f"A record has at most {MAX_SUBJECTS} subjects.")
+        raise field_invalid("subjects", f"A record has at most {MAX_SUBJECTS} subjects.")
     for subject in subjects:
         if not is_subject(subject):
-            raise _field("subjects", "A subject is written as its kind, a slash and its id.")
+            raise field_invalid("subjects", "A subject is written as its kind, a slash and its id.")
     return tuple(subjects)
 
 
@@ -490,7 +491,8 @@ def not_in_scope(what: str) -> Refused:
 # --- refusals
 
 
-def _field(name: str, sentence: str) -> Refused:
+def field_invalid(name: str, sentence: str) -> Refused:
+    """Make FIELD_INVALID."""
     return refused(Reason.FIELD_INVALID, sentence, lifted_by="a field of that form", who="caller", field=name)
 
 

@@ -10,9 +10,8 @@ from sqlalchemy import Connection
 from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
 from vigil.core.digest import DIGEST_BYTES
-from vigil.errors import Reason, Refused, refused
 from vigil.evidence import index_store
-from vigil.evidence.domain import Scope, scope_of
+from vigil.evidence.domain import Scope, field_invalid, scope_of
 from vigil.evidence.index import Refers, epoch_key
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.proved import Records
@@ -81,15 +80,15 @@ def check_wanted(wanted: Wanted, *, now: int) -> None:
     """Whether this can be asked. Raises FIELD_INVALID."""
     if wanted.what is None:
         if not _KIND.fullmatch(wanted.kind):
-            raise _field("kind", "Name what the records refer to, or their kind.")
+            raise field_invalid("kind", "Name what the records refer to, or their kind.")
         check_window(wanted.since, wanted.until, now=now)
         return
     sizes = {Refers.REQUEST: REQUEST_BYTES, Refers.EPOCH: len(epoch_key(0))}
     size = sizes.get(wanted.what, DIGEST_BYTES)
     if len(wanted.value) != size:
-        raise _field(str(wanted.what), f"It has {size} bytes.")
+        raise field_invalid(str(wanted.what), f"It has {size} bytes.")
     if wanted.since or wanted.until:
-        raise _field("from_ms", "A window of time goes with a kind.")
+        raise field_invalid("from_ms", "A window of time goes with a kind.")
 
 
 Place = tuple[int, int]
@@ -141,9 +140,5 @@ def _place(token: str) -> Place | None:
         return None
     match = _TOKEN.fullmatch(token)
     if match is None:
-        raise _field("page_token", "This page token was not given by this service.")
+        raise field_invalid("page_token", "This page token was not given by this service.")
     return int(match[1]), int(match[2])
-
-
-def _field(name: str, sentence: str) -> Refused:
-    return refused(Reason.FIELD_INVALID, sentence, lifted_by="a field of that form", who="caller", field=name)

@@ -18,7 +18,7 @@ from vigil.core.clock import Clock
 from vigil.core.moment import REVOCATION_LOG, STEPS, Role
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence import index_store
-from vigil.evidence.domain import Checkpoint, Leaf, Scope, is_subject, not_in_scope, scope_of
+from vigil.evidence.domain import Checkpoint, Leaf, Scope, field_invalid, is_subject, not_in_scope, scope_of
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.proved import Records, Row
 from vigil.evidence.service import Checkpointer
@@ -93,7 +93,7 @@ class Moments:
         """
         subject = f"device/{device_id}"
         if not device_id or not is_subject(subject):
-            raise _field("device_id", "A device's id is printable and without spaces.")
+            raise field_invalid("device_id", "A device's id is printable and without spaces.")
         check_moment(time, as_of, now=self._clock.now())
         if covering > await self._size():
             raise refused(Reason.RESOURCE_NOT_FOUND, f"The log has no {covering} entries.", number=covering)
@@ -126,13 +126,13 @@ def check_moment(time: int, as_of: int, *, now: int) -> None:
     """Whether a moment can be asked about. Raises FIELD_INVALID."""
     latest = now + MAX_CLOCK_SKEW_MS
     if time <= 0:
-        raise _field("time_ms", "A moment lies after 1970.")
+        raise field_invalid("time_ms", "A moment lies after 1970.")
     if time > latest:
-        raise _field("time_ms", "That moment lies in the future: nothing can be on record about it.")
+        raise field_invalid("time_ms", "That moment lies in the future: nothing can be on record about it.")
     if as_of and as_of < time:
-        raise _field("as_of_ms", "What the log held before the moment says nothing about it.")
+        raise field_invalid("as_of_ms", "What the log held before the moment says nothing about it.")
     if as_of > latest:
-        raise _field("as_of_ms", "What the log will hold in the future is not known.")
+        raise field_invalid("as_of_ms", "What the log will hold in the future is not known.")
 
 
 @dataclass(slots=True)
@@ -372,7 +372,3 @@ def _decoded(sign1: cose.Sign1 | None) -> dict[Any, Any]:
     except Refused:
         return {}
     return payload if isinstance(payload, dict) else {}
-
-
-def _field(name: str, sentence: str) -> Refused:
-    return refused(Reason.FIELD_INVALID, sentence, lifted_by="a field of that form", who="caller", field=name)

@@ -26,6 +26,7 @@ from vigil.evidence.domain import (
     check_advance,
     checkpoint_text,
     consistency_path,
+    field_invalid,
     is_subject,
     not_in_scope,
     open_note,
@@ -238,7 +239,7 @@ class LogReader:
     async def entry_of(self, reader: Identity, digest: bytes) -> StoredEntry:
         """The record of one statement. Raises as ``entry_at``."""
         if len(digest) != DIGEST_BYTES:
-            raise _field("digest", f"A statement's digest has {DIGEST_BYTES} bytes.")
+            raise field_invalid("digest", f"A statement's digest has {DIGEST_BYTES} bytes.")
         return await self._entry(reader, lambda connection: store.index_of(connection, digest))
 
     async def _entry(self, reader: Identity, find: Callable[[Connection], int | None]) -> StoredEntry:
@@ -271,9 +272,9 @@ class LogReader:
         ``since`` and ``until``: only what the log took then (ms), both included; 0 is no bound.
         """
         if not is_subject(subject):
-            raise _field("subject", "A subject is written as its kind, a slash and its id.")
+            raise field_invalid("subject", "A subject is written as its kind, a slash and its id.")
         if len(kinds) > MAX_KINDS:
-            raise _field("kinds", f"At most {MAX_KINDS} kinds can be asked for.")
+            raise field_invalid("kinds", f"At most {MAX_KINDS} kinds can be asked for.")
         check_window(since, until, now=self._clock.now())
         after = _after(page_token)
         limit = min(page_size, MAX_PAGE) if page_size > 0 else PAGE
@@ -318,7 +319,7 @@ class LogReader:
         if checkpoint is None:
             raise _absent("checkpoint of that size", size)
         if index >= checkpoint.size:
-            raise _field("size", "That checkpoint does not cover that record.")
+            raise field_invalid("size", "That checkpoint does not cover that record.")
         signed = checkpoint
         path = await self._database.read(lambda connection: Records(connection).path(index, signed.size))
         made = b""
@@ -337,7 +338,7 @@ class LogReader:
         else:
             new_size = (await self._checkpointer.newest(covering=old_size)).size
         if old_size > new_size:
-            raise _field("old_size", "The old log cannot be larger than the new one.")
+            raise field_invalid("old_size", "The old log cannot be larger than the new one.")
         path = await self._database.read(
             lambda connection: consistency_path(old_size, new_size, store.node_reader(connection))
         )
@@ -372,11 +373,11 @@ def _page(connection: Connection, rows: Sequence[tuple[int, int]], limit: int) -
 def check_window(since: int, until: int, *, now: int) -> None:
     """Whether a window of time can be asked about; 0 is no bound. Raises FIELD_INVALID."""
     if since < 0 or until < 0:
-        raise _field("from_ms", "A window lies after 1970.")
+        raise field_invalid("from_ms", "A window lies after 1970.")
     if since > now + MAX_CLOCK_SKEW_MS:
-        raise _field("from_ms", "That window lies in the future: nothing can be on record in it.")
+        raise field_invalid("from_ms", "That window lies in the future: nothing can be on record in it.")
     if until and since > until:
-        raise _field("to_ms", "The window ends before it begins.")
+        raise field_invalid("to_ms", "The window ends before it begins.")
 
 
 def _after(token: str) -> int:
@@ -384,12 +385,8 @@ def _after(token: str) -> int:
     if not token:
         return 0
     if not (token.isascii() and token.isdecimal() and len(token) <= 18):  # below 2^63
-        raise _field("page_token", "This page token was not given by this service.")
+        raise field_invalid("page_token", "This page token was not given by this service.")
     return int(token)
-
-
-def _field(name: str, sentence: str) -> Refused:
-    return refused(Reason.FIELD_INVALID, sentence, lifted_by="a field of that form", who="caller", field=name)
 
 
 def _absent(what: str, number: int) -> Refused:

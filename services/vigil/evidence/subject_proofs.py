@@ -11,7 +11,15 @@ from vigil.core.certificates import Identity
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence import census_store, store
 from vigil.evidence.census_store import Tree
-from vigil.evidence.domain import Checkpoint, Scope, inclusion_path, is_subject, not_in_scope, scope_of
+from vigil.evidence.domain import (
+    Checkpoint,
+    Scope,
+    field_invalid,
+    inclusion_path,
+    is_subject,
+    not_in_scope,
+    scope_of,
+)
 from vigil.evidence.sequencer import Sequencer
 from vigil.evidence.service import Checkpointer
 from vigil.evidence.store import StoredEntry
@@ -60,7 +68,7 @@ class SubjectProver:
         what the census counts.
         """
         if not is_subject(subject):
-            raise _field("subject", "A subject is written as its kind, a slash and its id.")
+            raise field_invalid("subject", "A subject is written as its kind, a slash and its id.")
         scope = scope_of(reader)
         await self._database.read(lambda connection: _check_scope(connection, subject, scope))
         checkpoint = await self._checkpoint(size)
@@ -111,12 +119,12 @@ def _proof(
     path = inclusion_path(index, checkpoint.size, store.node_reader(connection))
     if len(items) != 1 or items[0].item.key != key:
         if first > 1:
-            raise _field("first", "The census counts no record of it.")
+            raise field_invalid("first", "The census counts no record of it.")
         return SubjectProof(items, 0, (), census, path, checkpoint)
     newest = items[0].item.number
     start = max(first, 1)
     if start > newest:
-        raise _field("first", f"The census counts {newest} records of it.")
+        raise field_invalid("first", f"The census counts {newest} records of it.")
     leaves = store.load_subject_leaves(connection, subject, start, min(LEAVES, newest + 1 - start))
     return SubjectProof(items, start, _fitting(leaves), census, path, checkpoint)
 
@@ -150,7 +158,3 @@ def _no_census(size: int) -> Refused:
         who="caller",
         number=size,
     )
-
-
-def _field(name: str, sentence: str) -> Refused:
-    return refused(Reason.FIELD_INVALID, sentence, lifted_by="a field of that form", who="caller", field=name)
