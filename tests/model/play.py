@@ -1,6 +1,7 @@
 """Plays schedules, each in a forked process: all begin from the very same memory and leave nothing behind."""
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -79,6 +80,8 @@ def _begin(golden: Golden, seed: int, folder: Path, mutant: str) -> tuple[int, i
         signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
         if mutant:
             MUTANTS[mutant][0]()
+        # It ends before it could grow large.
+        gc.disable()
         outcome = Schedule(golden, seed, folder / f"seed-{seed}").play()
         with os.fdopen(writing, "w") as pipe:
             json.dump(vars(outcome), pipe)
