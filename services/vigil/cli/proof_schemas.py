@@ -1,8 +1,8 @@
 """The shape of a proof to take away (`vigil.verify.document`), and of what was found when one was checked."""
 
-from typing import Any, Final
+from typing import Final
 
-Schema = dict[str, Any]
+from vigil.cli.schema_words import FLAG, MAYBE_FLAG, MAYBE_NUMBER, TEXT, Schema, items, maybe, shape
 
 _BASE64: Final[Schema] = {
     "type": "string",
@@ -10,33 +10,19 @@ _BASE64: Final[Schema] = {
     "contentEncoding": "base64",
 }
 _MANY: Final[Schema] = {"type": "array", "items": _BASE64}
-_TEXT: Final[Schema] = {"type": "string"}
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 
 
-def _object(**members: Schema) -> Schema:
-    return {
-        "type": "object",
-        "properties": members,
-        "required": sorted(members),
-        "additionalProperties": False,
-    }
+_ITEM: Final = shape(place=_NUMBER, key=_BASE64, number=_NUMBER, leaf=_BASE64, path=_MANY)
+_CENSUS: Final = shape(index=_NUMBER, items={**items(_ITEM), "maxItems": 2})
 
-
-def _array(schema: Schema) -> Schema:
-    return {"type": "array", "items": schema}
-
-
-_ITEM: Final = _object(place=_NUMBER, key=_BASE64, number=_NUMBER, leaf=_BASE64, path=_MANY)
-_CENSUS: Final = _object(index=_NUMBER, items={**_array(_ITEM), "maxItems": 2})
-
-PROOF: Final[Schema] = _object(
+PROOF: Final[Schema] = shape(
     vigil_evidence={"const": 1},
-    trust_domain=_TEXT,
-    checkpoint=_TEXT,
-    consistency=_array(_object(checkpoint=_TEXT, path=_MANY)),
-    records=_array(
-        _object(
+    trust_domain=TEXT,
+    checkpoint=TEXT,
+    consistency=items(shape(checkpoint=TEXT, path=_MANY)),
+    records=items(
+        shape(
             index=_NUMBER,
             leaf=_BASE64,
             statement=_BASE64,
@@ -47,25 +33,25 @@ PROOF: Final[Schema] = _object(
             inclusion_path=_MANY,
         )
     ),
-    subjects=_array(
-        _object(
-            subject=_TEXT,
+    subjects=items(
+        shape(
+            subject=TEXT,
             first=_NUMBER,
             leaves=_MANY,
-            census={"anyOf": [_CENSUS, {"type": "null"}]},
+            census=maybe(_CENSUS),
         )
     ),
 )
 
-PROOF_CHECKED: Final[Schema] = _object(
-    holds={"type": "boolean"},
-    findings=_array(
-        _object(
-            property=_TEXT,
-            holds={"type": ["boolean", "null"]},
-            sentence=_TEXT,
-            index={"type": ["integer", "null"]},
+PROOF_CHECKED: Final[Schema] = shape(
+    holds=FLAG,
+    findings=items(
+        shape(
+            property=TEXT,
+            holds=MAYBE_FLAG,
+            sentence=TEXT,
+            index=MAYBE_NUMBER,
         )
     ),
-    not_proved=_array(_TEXT),
+    not_proved=items(TEXT),
 )

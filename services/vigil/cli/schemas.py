@@ -3,10 +3,8 @@
 Shapes that come from a contract follow its descriptor, so that a field added there shows here and in the docs' test.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final
-
-from google.protobuf.message import Message
+from collections.abc import Mapping
+from typing import Final
 
 from vigil.api.attestation.v1 import attestation_pb2
 from vigil.api.evidence.v1 import evidence_pb2
@@ -15,84 +13,27 @@ from vigil.api.identity.v1 import identity_pb2
 from vigil.api.policy.v1 import policy_pb2
 from vigil.api.release.v1 import release_pb2
 from vigil.api.revocation.v1 import revocation_pb2
-from vigil.cli.messages import STATEMENTS, is_instant
 from vigil.cli.proof_schemas import PROOF, PROOF_CHECKED
-
-Schema = dict[str, Any]
-
-TEXT: Final[Schema] = {"type": "string"}
-NUMBER: Final[Schema] = {"type": "integer"}
-FLAG: Final[Schema] = {"type": "boolean"}
-HEX: Final[Schema] = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
-INSTANT: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
-MAYBE_NUMBER: Final[Schema] = {"type": ["integer", "null"]}
-MAYBE_FLAG: Final[Schema] = {"type": ["boolean", "null"]}
-MAYBE_TEXT: Final[Schema] = {"type": ["string", "null"]}
-COUNTS: Final[Schema] = {"type": "object", "additionalProperties": NUMBER}
-TEXTS: Final[Schema] = {"type": "array", "items": TEXT}
-ANYTHING: Final[Schema] = {"type": "object"}
-SCALARS: Final[Schema] = {
-    "type": "object",
-    "additionalProperties": {"type": ["string", "integer", "boolean"]},
-}
-
-
-def shape(**members: Schema) -> Schema:
-    """An object with exactly these members, all of them there."""
-    return {
-        "type": "object",
-        "properties": members,
-        "required": sorted(members),
-        "additionalProperties": False,
-    }
-
-
-def items(schema: Schema) -> Schema:
-    """An array of these."""
-    return {"type": "array", "items": schema}
-
-
-def maybe(schema: Schema) -> Schema:
-    """This, or null."""
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def extended(schema: Schema, **members: Schema) -> Schema:
-    """The same object with more members, or with other ones of the same names."""
-    return shape(**{**schema["properties"], **members})
-
-
-def of_message(kind: type[Message], *, omit: Collection[str] = STATEMENTS) -> Schema:
-    """The shape that `messages.plain` gives a message."""
-    members: dict[str, Schema] = {}
-    for one in kind.DESCRIPTOR.fields:
-        field: Any = one
-        if field.name in omit:
-            continue
-        if is_instant(field.name):
-            members[field.name.removesuffix("_ms")] = INSTANT
-            continue
-        members[field.name] = _of_field(field)
-    return shape(**members)
-
-
-def _of_field(field: Any) -> Schema:
-    kind = field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        return {"type": "object", "additionalProperties": _of_scalar(kind.fields_by_name["value"])}
-    single = of_message(kind._concrete_class) if kind is not None else _of_scalar(field)  # noqa: SLF001 - no other way
-    return items(single) if field.is_repeated else single
-
-
-def _of_scalar(field: Any) -> Schema:
-    if field.enum_type is not None:
-        return TEXT
-    if field.cpp_type == field.CPPTYPE_BOOL:
-        return FLAG
-    if field.cpp_type == field.CPPTYPE_STRING:
-        return HEX if field.type == field.TYPE_BYTES else TEXT
-    return NUMBER
-
+from vigil.cli.schema_words import (
+    ANYTHING,
+    COUNTS,
+    FLAG,
+    HEX,
+    INSTANT,
+    MAYBE_FLAG,
+    MAYBE_NUMBER,
+    MAYBE_TEXT,
+    NUMBER,
+    SCALARS,
+    TEXT,
+    TEXTS,
+    Schema,
+    extended,
+    items,
+    maybe,
+    of_message,
+    shape,
+)
 
 _ORGANIZATION = extended(of_message(identity_pb2.Organization), manufacturer=FLAG)
 _SITE = of_message(identity_pb2.Site)

@@ -11,6 +11,7 @@ from vigil.core.certificates import ChainVerifier, Identity
 from vigil.core.clock import Clock
 from vigil.core.commands import person_of
 from vigil.core.erasures import MAX_SUBJECTS
+from vigil.core.holds import standing
 from vigil.core.statements.bodies import Answer, Decision, Hold, Intent, Receipt, Result
 from vigil.core.statements.envelope import KIND_OF, Statement, read, read_any
 from vigil.core.statements.log_bodies import Erasure, ErasureWhat
@@ -261,7 +262,7 @@ def _ended(connection: Connection, command: bytes, device: str, after: int) -> b
 
 def _is_held(connection: Connection, device: str, *, now: int) -> bool:
     """By the registry's holds, or by what the device itself said last."""
-    if erasure.is_held((hold for _, hold in _of(connection, device, Hold)), now=now):
+    if standing((hold for _, hold in _of(connection, device, Hold) if hold is not None), at=now):
         return True
     newest = next((one for _, one in _of(connection, device, Result, newest=True) if one is not None), None)
     return newest is not None and newest.body.holds > 0

@@ -6,12 +6,12 @@
 * What may still run stays: an intent to its end, a permitted command until its pump has said how it ended.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from vigil.core.certificates import Identity
 from vigil.core.erasures import ERASABLE
-from vigil.core.statements.bodies import Hold, HoldAction, Outcome
+from vigil.core.statements.bodies import Outcome
 from vigil.core.statements.envelope import Statement, StatementKind
 from vigil.core.statements.log_bodies import Erasure
 from vigil.errors import Reason, Refused, refused
@@ -89,24 +89,6 @@ def check_kind(kind: str, index: int) -> None:
             who="nobody",
             index=index,
         )
-
-
-def is_held(holds: Iterable[Statement[Hold] | None], *, now: int) -> bool:
-    """Whether a device is held by the registry, by its holds in the order of the log. An erased one was over."""
-    ends: list[int] = []
-    lifters: set[str] = set()
-    for hold in holds:
-        if hold is None:
-            continue
-        if hold.body.action is HoldAction.PLACE:
-            ends.append(hold.body.expires or 0)
-            lifters.clear()
-            continue
-        lifters.add(hold.issuer)
-        if len(lifters) == 2:
-            ends.clear()
-            lifters.clear()
-    return any(end == 0 or end > now for end in ends)
 
 
 def held(device: str) -> Refused:

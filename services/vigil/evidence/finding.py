@@ -1,7 +1,7 @@
 """Finds records by what they refer to, or by kind and time: through the index, in pages, inside a reader's scope."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
 from vigil.core.digest import DIGEST_BYTES
-from vigil.evidence import index_store
+from vigil.evidence import index_store, paging
 from vigil.evidence.domain import Scope, field_invalid, scope_of
 from vigil.evidence.index import Refers, epoch_key
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.proved import Records
-from vigil.evidence.service import MAX_PAGE, PAGE, PAGE_BYTES, check_window
+from vigil.evidence.service import check_window
 from vigil.evidence.store import StoredEntry
 from vigil.storage import Database
 
@@ -23,7 +23,6 @@ MAX_LOOKED_AT: Final = 2_000
 """Records that one call looks at, whether the reader may see them or not; the next call goes on from there."""
 REQUEST_BYTES: Final = 16
 _KIND: Final = re.compile(r"[a-z][a-z-]{0,31}", re.ASCII)
-_TOKEN: Final = re.compile(r"(0|[1-9][0-9]{0,17}):(0|[1-9][0-9]{0,17})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +63,20 @@ class Finder:
         Raises FIELD_INVALID, EVIDENCE_UNAVAILABLE while the index is behind.
         """
         check_wanted(wanted, now=self._clock.now())
-        place = _place(page_token)
-        limit = min(page_size, MAX_PAGE) if page_size > 0 else PAGE
-        covered = await self._indexer.reached(await self._size())
+        asked = (str(wanted.what), wanted.value.hex(), wanted.kind, str(wanted.since), str(wanted.until))
+        begun = paging.place_of(page_token, *asked, parts=2)
+        limit = paging.rows(page_size)
+        # What is recorded while somebody turns pages, these very questions among it, is none of the answer.
+        place, end = begun or (None, await self._size())
+        covered = await self._indexer.reached(min(end, await self._size()))
+        end = min(end, covered)
         scope = scope_of(reader)
 
         def read(connection: Connection) -> Found:
-            rows = _rows(connection, wanted, place, below=covered)
-            return _page(Records(connection), rows, scope, limit=limit, covered=covered)
+            rows = _rows(connection, wanted, place, below=end)
+            entries, last = _page(Records(connection), rows, scope, limit=limit)
+            token = "" if last is None or last == rows[-1] else paging.token_after(last, end, *asked)
+            return Found(tuple(entries), token, end)
 
         return await self._database.read(read)
 
@@ -91,17 +96,17 @@ def check_wanted(wanted: Wanted, *, now: int) -> None:
         raise field_invalid("from_ms", "A window of time goes with a kind.")
 
 
-Place = tuple[int, int]
-"""The time (0 where there is none) and the index of the last record that was looked at."""
+Looked = tuple[int, int]
+"""The time (0 where there is none) and the index of a record that was looked at."""
 
 
-def _rows(connection: Connection, wanted: Wanted, place: Place | None, *, below: int) -> list[Place]:
+def _rows(connection: Connection, wanted: Wanted, place: paging.Place | None, *, below: int) -> list[Looked]:
     if wanted.what is None:
         since = wanted.since - 1 if wanted.since else index_store.NEVER
         return index_store.of_kind(
             connection,
             wanted.kind,
-            after=place or (since, index_store.EVER),
+            after=(place[0], place[1]) if place else (since, index_store.EVER),
             until=wanted.until or index_store.EVER,
             below=below,
             limit=MAX_LOOKED_AT + 1,
@@ -113,32 +118,20 @@ def _rows(connection: Connection, wanted: Wanted, place: Place | None, *, below:
     return [(0, index) for index in found]
 
 
-def _page(records: Records, rows: list[Place], scope: Scope, *, limit: int, covered: int) -> Found:
+def _page(
+    records: Records, rows: list[Looked], scope: Scope, *, limit: int
+) -> tuple[list[StoredEntry], Looked | None]:
+    """The records among those found that the reader may see, and the last one that was looked at."""
     entries: list[StoredEntry] = []
     size = 0
-    last: Place | None = None
+    last: Looked | None = None
     for looked_at, place in enumerate(rows):
-        if looked_at == MAX_LOOKED_AT or len(entries) == limit or size > PAGE_BYTES:
+        if looked_at == MAX_LOOKED_AT or len(entries) == limit or size > paging.PAGE_BYTES:
             break
         row = records.row(place[1])
         last = place
         if scope.covers(row.organization, row.site):
             entry = records.entry(place[1])
             entries.append(entry)
-            size += _size(entry)
-    more = last is not None and last != rows[-1]
-    return Found(tuple(entries), f"{last[0]}:{last[1]}" if more and last else "", covered)
-
-
-def _size(entry: StoredEntry) -> int:
-    parts: Iterable[bytes] = (entry.leaf, entry.statement, *entry.bodies, *entry.chain)
-    return sum(map(len, parts))
-
-
-def _place(token: str) -> Place | None:
-    if not token:
-        return None
-    match = _TOKEN.fullmatch(token)
-    if match is None:
-        raise field_invalid("page_token", "This page token was not given by this service.")
-    return int(match[1]), int(match[2])
+            size += paging.size_of(entry)
+    return entries, last

@@ -19,7 +19,7 @@ from vigil.core.keys import load_private_key, store_private_key
 from vigil.core.receipts import CONSISTENCY, INCLUSION, Proof, sign_receipt
 from vigil.core.witness_policy import WitnessPolicy
 from vigil.errors import Reason, Refused, refused
-from vigil.evidence import index_store, store
+from vigil.evidence import index_store, paging, store
 from vigil.evidence.domain import (
     Checkpoint,
     LogState,
@@ -43,10 +43,6 @@ from vigil.storage import Database
 
 CHECKPOINT_SECONDS: Final = 1.0
 """How often at most a checkpoint is signed that nobody asked for."""
-PAGE: Final = 100
-MAX_PAGE: Final = 500
-PAGE_BYTES: Final = 2 << 20
-"""A page stops growing here: one more record still fits into a gRPC message of 4 MiB."""
 MAX_KINDS: Final = 32
 
 _log = logging.getLogger(__name__)
@@ -276,8 +272,10 @@ class LogReader:
         if len(kinds) > MAX_KINDS:
             raise field_invalid("kinds", f"At most {MAX_KINDS} kinds can be asked for.")
         check_window(since, until, now=self._clock.now())
-        after = _after(page_token)
-        limit = min(page_size, MAX_PAGE) if page_size > 0 else PAGE
+        asked = (subject, *kinds, str(since), str(until))
+        # What is recorded while somebody turns pages, these very questions among it, is none of the answer.
+        (after,), end = paging.place_of(page_token, *asked, parts=1) or ((0,), await self.size())
+        limit = paging.rows(page_size)
         scope = scope_of(reader)
 
         def read(connection: Connection) -> Page:
@@ -290,10 +288,12 @@ class LogReader:
                 scope=scope,
                 kinds=kinds,
                 after=max(after, first),
-                below=below,
+                below=min(below, end),
                 limit=limit + 1,
             )
-            return _page(connection, rows, limit)
+            entries, more = _page(connection, rows, limit)
+            last = rows[len(entries) - 1][0] if more else None
+            return Page(entries, "" if last is None else paging.token_after((last,), end, *asked))
 
         return await self._database.read(read)
 
@@ -351,23 +351,22 @@ class LogReader:
         return Consistency(old_size, new_size, path, made)
 
 
-def _page(connection: Connection, rows: Sequence[tuple[int, int]], limit: int) -> Page:
+def _page(
+    connection: Connection, rows: Sequence[tuple[int, int]], limit: int
+) -> tuple[tuple[StoredEntry, ...], bool]:
+    """The entries of (number, index) that fit into a page, and whether there are more."""
     commits = store.CommitReader(connection)
     entries: list[StoredEntry] = []
     size = 0
-    for number, index in rows[:limit]:
+    for _, index in rows[:limit]:
         entry = store.load_entry(connection, index, commits)
         if entry is None:
             raise LookupError(f"the log lacks the entry {index}")
         entries.append(entry)
-        size += (
-            len(entry.leaf) + len(entry.statement) + sum(map(len, entry.bodies)) + sum(map(len, entry.chain))
-        )
-        last = number
-        if size > PAGE_BYTES:
+        size += paging.size_of(entry)
+        if size > paging.PAGE_BYTES:
             break
-    more = len(entries) < len(rows)
-    return Page(tuple(entries), str(last) if more else "")
+    return tuple(entries), len(entries) < len(rows)
 
 
 def check_window(since: int, until: int, *, now: int) -> None:
@@ -378,15 +377,6 @@ def check_window(since: int, until: int, *, now: int) -> None:
         raise field_invalid("from_ms", "That window lies in the future: nothing can be on record in it.")
     if until and since > until:
         raise field_invalid("to_ms", "The window ends before it begins.")
-
-
-def _after(token: str) -> int:
-    """Read a page token: the number of the last record that was given."""
-    if not token:
-        return 0
-    if not (token.isascii() and token.isdecimal() and len(token) <= 18):  # below 2^63
-        raise field_invalid("page_token", "This page token was not given by this service.")
-    return int(token)
 
 
 def _absent(what: str, number: int) -> Refused:

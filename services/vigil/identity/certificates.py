@@ -9,11 +9,11 @@ from vigil.core.certificates import EVERY, Grant, Identity, Kind
 from vigil.identity import domain, pki, refusals, store
 from vigil.identity.ca import Issued
 from vigil.identity.domain import Credential, Device, Gateway, Possession, Principal
-from vigil.identity.paging import after_of, page_size, token_after
 from vigil.identity.ports import Ports, publish, unknown
 from vigil.identity.possession import DeviceChains, device_chains, prove
 from vigil.identity.registry import gateway_grant
 from vigil.rpc.caller import require_organization, require_self, require_site, scope_filtered
+from vigil.rpc.paging import after_of, page_size, token_after
 
 LONG: Final = pki.Profile(name="long", kind=Kind.PERSON, operational=domain.LONGEST, grace=0)
 """For people without a privileged or a safety role, when an administrator asks for it."""
@@ -85,7 +85,7 @@ class Certificates:
         found, last = await self._ports.database.read(
             lambda connection: store.page(connection, Credential, *conditions, after=after, size=rows)
         )
-        return found, token_after(last, *asked) if last else ""
+        return found, token_after(last, *asked)
 
     async def renew_gateway(self, caller: Identity, gateway_id: str, csr_pem: str) -> Issued:
         """Renew a gateway's certificate: at any time before its last end, so that one that slept comes back."""

@@ -16,10 +16,10 @@ from vigil.core.statements.envelope import Statement, read
 from vigil.errors import Reason, Refused, refused
 from vigil.identity import domain, refusals, store
 from vigil.identity.domain import Device, DeviceState, Hold
-from vigil.identity.paging import after_of, page_size, token_after
 from vigil.identity.ports import Ports, publish, unknown
 from vigil.rpc.access import not_permitted
 from vigil.rpc.caller import require_site, scope_filtered
+from vigil.rpc.paging import after_of, page_size, token_after
 
 MAX_CANDIDATES: Final = 10
 """Devices named when a serial or tag fits several."""
@@ -67,7 +67,7 @@ class Devices:
         found, last = await self._ports.database.read(
             lambda connection: store.page(connection, Device, *conditions, after=after, size=rows)
         )
-        return found, token_after(last, *asked) if last else ""
+        return found, token_after(last, *asked)
 
     async def count(self, caller: Identity) -> dict[str, int]:
         """Count the devices in the caller's scope by state; every state is there."""

@@ -11,10 +11,10 @@ from vigil.identity import domain, pki, refusals, store
 from vigil.identity.ca import Issued
 from vigil.identity.ceremony import ADMIN_ROLES, FIRST_ADMINS
 from vigil.identity.domain import Gateway, Organization, Principal, PrincipalState, Site
-from vigil.identity.paging import after_of, page_size, token_after
 from vigil.identity.ports import ALL_OF_THEM, Ports, publish, unknown
 from vigil.identity.trust import read_root
 from vigil.rpc.caller import require_organization, require_self, require_site, scope_filtered
+from vigil.rpc.paging import after_of, page_size, token_after
 
 T = TypeVar("T")
 
@@ -254,7 +254,7 @@ class Registry:
         found, last = await self._ports.database.read(
             lambda connection: store.page(connection, kind, *conditions, after=after, size=rows)
         )
-        return found, token_after(last, kind.__name__, *asked) if last else ""
+        return found, token_after(last, kind.__name__, *asked)
 
 
 def gateway_grant(gateway: Gateway) -> Grant:

@@ -21,10 +21,13 @@ from vigil.feed import Outbox
 from vigil.release import convert, domain, sbom, store
 from vigil.release.artifacts import ArtifactStore
 from vigil.release.domain import BaselineRecord, BuildRecord, ModelRecord
-from vigil.release.paging import after_of, page_size, token_after
 from vigil.rpc.caller import require_organization, require_site
+from vigil.rpc.paging import after_of, page_size, token_after
 from vigil.storage import Database
 
+DEFAULT_PAGE: Final = 50
+MAX_PAGE: Final = 100
+"""A page fits into one message of 4 MiB, statements and all."""
 MAX_MODELS_A_PAGE: Final = 40
 """A profile statement has at most 64 KiB: forty fit into a message."""
 _SIGNER: Final = frozenset({Kind.SIGNER})
@@ -107,7 +110,7 @@ class ReleaseService:
 
     async def list_models(self, *, size: int, token: str) -> tuple[list[ModelRecord], str]:
         """A page of models by name."""
-        return await self._page(ModelRecord, (), min(page_size(size), MAX_MODELS_A_PAGE), token, "models")
+        return await self._page(ModelRecord, (), min(_rows(size), MAX_MODELS_A_PAGE), token, "models")
 
     # --- builds
 
@@ -173,7 +176,7 @@ class ReleaseService:
     async def list_releases(self, *, model: str, size: int, token: str) -> tuple[list[BuildRecord], str]:
         """A page of builds by model and version."""
         conditions = (store.BUILD.c.model == model,) if model else ()
-        return await self._page(BuildRecord, conditions, page_size(size), token, "releases", model)
+        return await self._page(BuildRecord, conditions, _rows(size), token, "releases", model)
 
     # --- baselines
 
@@ -233,7 +236,7 @@ class ReleaseService:
             conditions.append(table.site_id.in_(caller.sites))
         if site:
             conditions.append(table.site_id == site)
-        return await self._page(BaselineRecord, conditions, page_size(size), token, "baselines", site)
+        return await self._page(BaselineRecord, conditions, _rows(size), token, "baselines", site)
 
     async def may_fetch(self, caller: Identity, digest: bytes) -> bool:
         """A gateway gets what is published, and of baselines only its own site's; people anything by digest."""
@@ -356,6 +359,10 @@ def _same_build(connection: Connection, statement: Statement[Release]) -> BuildR
         )
         raise domain.exists(what)
     return None
+
+
+def _rows(asked: int) -> int:
+    return page_size(asked, default=DEFAULT_PAGE, most=MAX_PAGE)
 
 
 def not_found(digest: bytes) -> Refused:

@@ -11,29 +11,30 @@ from vigil.errors import Reason, Refused, refused
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000
 """A thousand devices stay below the megabyte of a message; what is above is cut to it, as AIP-158 says."""
+MAX_TOKEN: Final = 1024
 _MARK: Final = 8
 
 
-def page_size(asked: int) -> int:
-    """Rows of a page. Raises FIELD_INVALID for a negative number."""
+def page_size(asked: int, *, default: int = DEFAULT_PAGE, most: int = MAX_PAGE) -> int:
+    """Rows of a page at most. Raises FIELD_INVALID for a negative number."""
     if asked < 0:
         raise refused(Reason.FIELD_INVALID, "a page has no negative size", field="page_size")
-    return min(asked or DEFAULT_PAGE, MAX_PAGE)
+    return min(asked or default, most)
 
 
-def token_after(last: str, *asked: str) -> str:
-    """Write the token of the page after the row whose key is ``last``."""
-    return base64.urlsafe_b64encode(_mark(asked) + last.encode()).decode().rstrip("=")
+def token_after(place: str, *asked: str) -> str:
+    """Write the token of the page after ``place``, a row's key for most; empty for an empty place."""
+    return base64.urlsafe_b64encode(_mark(asked) + place.encode()).decode().rstrip("=") if place else ""
 
 
 def after_of(token: str, *asked: str) -> str:
-    """Read the key after which the page begins; empty at the start. Raises FIELD_INVALID.
+    """Read the place after which the page begins; empty at the start. Raises FIELD_INVALID.
 
     A token grants nothing: scope is held against every row of every page.
     """
     if not token:
         return ""
-    if len(token) > 512:
+    if len(token) > MAX_TOKEN:
         raise _foreign()
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
@@ -45,7 +46,7 @@ def after_of(token: str, *asked: str) -> str:
 
 
 def _mark(asked: tuple[str, ...]) -> bytes:
-    return sha256("\x00".join(asked).encode())[:_MARK]
+    return sha256("\x00".join(asked).encode(errors="replace"))[:_MARK]
 
 
 def _foreign() -> Refused:

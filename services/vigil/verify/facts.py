@@ -3,16 +3,16 @@
 A fact that no proved record tells of has no value, and says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vigil.core.certificates import EVERY
+from vigil.core.holds import standing
 from vigil.core.moment import REVOCATION_LOG, STEPS, read_step
 from vigil.core.statements.bodies import (
     Decision,
     Hold,
-    HoldAction,
     Reinstatement,
     Release,
     Revocation,
@@ -22,7 +22,7 @@ from vigil.core.statements.bodies import (
 from vigil.core.statements.envelope import Statement
 from vigil.verify.moment import MEASURED, Measurement, Moment, Seen, Sure
 
-_LIFTERS: Final = 2
+_REINSTATERS: Final = 2
 _NOT_MEASURED: Final = "not measured before it"
 
 
@@ -299,34 +299,22 @@ def _revocations(moment: Moment) -> Fact:
 
 def holds_at(moment: Moment) -> list[dict[str, Any]]:
     """The holds in force: placed by one person, until two have lifted, or its own end."""
-    said = sorted(
-        (
-            (statement.issued_at * 1000, seen, statement)
-            for seen, statement in moment.of(Hold)
-            if statement.body.device == moment.device and statement.issued_at * 1000 <= moment.time
-        ),
-        key=lambda one: (one[0], one[1].index),
-    )
-    lifted = _lifted([(at, statement) for at, _, statement in said])
-    return [
-        {"index": seen.index, "placed": at, "by": statement.issuer, "reason": statement.body.reason}
-        for at, seen, statement in said
-        if statement.body.action is HoldAction.PLACE
-        and at > lifted
-        and (statement.body.expires is None or statement.body.expires > moment.time)
+    said = [
+        (seen, statement)
+        for seen, statement in moment.of(Hold)
+        if statement.body.device == moment.device and statement.issued_at * 1000 <= moment.time
     ]
-
-
-def _lifted(said: Sequence[tuple[int, Statement[Hold]]]) -> int:
-    """When two people had last lifted together (ms); what was placed up to then is over. 0: never."""
-    waiting: dict[str, int] = {}
-    last = 0
-    for at, statement in said:
-        if statement.body.action is HoldAction.LIFT:
-            waiting[statement.issuer] = at
-            if len(waiting) == _LIFTERS:
-                last, waiting = at, {}
-    return last
+    held = {hold.digest for hold in standing((statement for _, statement in said), at=moment.time)}
+    return [
+        {
+            "index": seen.index,
+            "placed": statement.issued_at * 1000,
+            "by": statement.issuer,
+            "reason": statement.body.reason,
+        }
+        for seen, statement in said
+        if statement.digest in held
+    ]
 
 
 def in_force(moment: Moment) -> list[dict[str, Any]]:
@@ -381,7 +369,7 @@ def _reinstated(moment: Moment) -> dict[bytes, frozenset[str]]:
             said.setdefault((statement.body.revocation, statement.body.ids), set()).add(statement.issuer)
     back: dict[bytes, frozenset[str]] = {}
     for (revocation, ids), people in said.items():
-        if len(people) >= _LIFTERS:
+        if len(people) >= _REINSTATERS:
             back[revocation] = back.get(revocation, frozenset()) | frozenset(ids)
     return back
 

@@ -9,18 +9,19 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, insert, select, update
 
 from tests.support.story import Story
-from tests.unit.evidence.conftest import Log, World
+from tests.unit.evidence.conftest import Log, World, submission
 from vigil.core import cbor
 from vigil.core.certificates import Identity
 from vigil.core.salted import salted
 from vigil.core.statements.bodies import Scope
 from vigil.errors import Reason, Refused
-from vigil.evidence import index_store, indexer, reindex
+from vigil.evidence import index_store, indexer, paging, reindex
 from vigil.evidence.finding import Finder, Wanted
 from vigil.evidence.index import INDEX_VERSION, Named, Refers, Rows, epoch_key, read_named
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.tables import ENTRY, INDEX_STATE, REFERENCE, STATEMENT, SUBJECT_TIME
+from vigil.rpc.paging import token_after
 
 ALL = 2**62
 
@@ -109,7 +110,7 @@ async def found(
         finder = Finder(database=log.database, indexer=made, size=size, clock=world.clock)
         given = {"page_size": 0, "page_token": "", **page}
         answer = await finder.find(reader, wanted, **given)  # type: ignore[arg-type]
-    assert answer.covered == await size()
+    assert given["page_token"] or answer.covered == await size()
     return [entry.index for entry in answer.entries], answer.next_token
 
 
@@ -132,6 +133,24 @@ async def test_people_find_records_by_what_they_refer_to_and_by_kind_and_time(wo
     assert (await found(world, log, kind, world.reader("auditor", organization="other")))[0] == []
 
 
+async def test_what_comes_to_the_record_while_pages_are_turned_is_another_answer(world: World) -> None:
+    log = world.open()
+    log.start()
+    for _ in range(3):
+        await log.sequencer.append(submission(world.writer().hold()))
+    pages, token = [], ""
+    while True:
+        indexes, token = await found(
+            world, log, Wanted(kind="hold"), world.reader("auditor"), page_size=1, page_token=token
+        )
+        pages.append(indexes)
+        if not token:
+            break
+        await log.sequencer.append(submission(world.writer().hold()))
+    assert pages == [[0], [1], [2]]
+    assert (await found(world, log, Wanted(kind="hold"), world.reader("auditor")))[0] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
@@ -151,7 +170,15 @@ async def test_what_cannot_be_asked_for_is_refused(world: World, wanted: Wanted)
 
 
 async def test_a_page_token_of_somebody_else_is_refused(world: World) -> None:
-    for token in ("x", "1", "1:2:3", "-1:2", "1:٣"):
+    asked = (str(None), "", "hold", "0", "0")
+    for token in (
+        "x",
+        "1:2:3",
+        paging.token_after((1, 2), 3, "another question"),
+        token_after("1:2", *asked),
+        token_after("-1:2:3", *asked),
+        token_after("1:2:٣", *asked),
+    ):
         with pytest.raises(Refused) as caught:
             await found(world, world.open(), Wanted(kind="hold"), world.reader("auditor"), page_token=token)
         assert caught.value.reason is Reason.FIELD_INVALID

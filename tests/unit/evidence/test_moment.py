@@ -264,6 +264,21 @@ async def test_holds_end_when_two_lift_them(room: Room) -> None:
     assert [len(holds_at(await room.at(time))) for time in (held, half, lifted)] == [1, 1, 0]
 
 
+async def test_a_hold_between_two_words_of_a_lift_stands(room: Room) -> None:
+    story = room.story
+    await room.append(*story.measured(), story.hold())
+    await room.append(story.hold(HoldAction.LIFT, person="p-one"), story.hold(person="p-three"))
+    await room.append(story.hold(HoldAction.LIFT, person="p-two"))
+    mixed = room.pass_(1)
+    room.pass_(1)
+    await room.append(story.hold(HoldAction.LIFT, person="p-two"))
+    again = room.pass_(1)
+    room.pass_(1)
+    await room.append(story.hold(HoldAction.LIFT, person="p-one"))
+    lifted = room.pass_(1)
+    assert [len(holds_at(await room.at(time))) for time in (mixed, again, lifted)] == [2, 2, 0]
+
+
 async def test_what_was_revoked_of_the_device_at_that_moment(room: Room) -> None:
     story = room.story
     await room.append(*story.measured())

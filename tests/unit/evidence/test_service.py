@@ -20,7 +20,7 @@ from vigil.core.certificates import EVERY
 from vigil.core.keys import store_private_key
 from vigil.core.merkle import EMPTY_ROOT, leaf_hash
 from vigil.errors import Reason, Refused
-from vigil.evidence import service, store
+from vigil.evidence import paging, service, store
 from vigil.evidence.domain import Scope, decode_leaf, open_note, parse_checkpoint_text, scope_of
 from vigil.evidence.sequencer import LogDamagedError
 from vigil.evidence.service import LogKey
@@ -273,12 +273,29 @@ async def test_pages_are_complete_and_in_order(world: World, log: Log) -> None:
     assert numbers == [[1, 2, 3], [4, 5, 6], [7]]
     nothing = await log.reader.history(reader, SUBJECT, kinds=("receipt",), page_size=3, page_token="")
     assert nothing.entries == ()
-    for bad in ("x", "-1", "٣", "9" * 19):
+    others = paging.token_after((1,), 7, "device/other", "0", "0")
+    for bad in ("x", "-1", "٣", "9" * 19, others):
         asked = log.reader.history(reader, SUBJECT, kinds=(), page_size=3, page_token=bad)
         assert await reason_of(asked) is Reason.FIELD_INVALID
     for subject in ("", "Device/x", "device/ x"):
         asked = log.reader.history(reader, subject, kinds=(), page_size=3, page_token="")
         assert await reason_of(asked) is Reason.FIELD_INVALID
+
+
+async def test_a_history_that_grows_while_it_is_read_comes_to_its_end(world: World, log: Log) -> None:
+    """As one's own does: each page that is asked for is a record more."""
+    await filled(world, log, 3)
+    reader = world.reader("technician")
+    token, numbers = "", []
+    while True:
+        page = await log.reader.history(reader, SUBJECT, kinds=(), page_size=1, page_token=token)
+        numbers.extend(decode_leaf(entry.leaf).subjects[0].number for entry in page.entries)
+        token = page.next_token
+        if not token:
+            break
+        await log.sequencer.append(submission(world.writer().hold()))
+    assert numbers == [1, 2, 3]
+    assert len((await log.reader.history(reader, SUBJECT, kinds=(), page_size=0, page_token="")).entries) == 5
 
 
 async def test_a_history_of_a_time_of_the_log(world: World, log: Log) -> None:

@@ -13,7 +13,7 @@ from vigil.core.keys import new_private_key
 from vigil.errors import Reason, Refused
 from vigil.identity import domain
 from vigil.identity.domain import Device, DeviceState, Hold
-from vigil.identity.paging import MAX_PAGE, after_of, page_size, token_after
+from vigil.rpc.paging import MAX_PAGE, after_of, page_size, token_after
 
 DEVICE = Device(
     device_id="dev-aaaaaaaaaaaaaaaa",
@@ -115,7 +115,7 @@ def test_a_hold_counts_while_it_is_in_force(expires: int, lifted_at: int, now: i
     assert domain.count_holds([hold, hold], now=now) == 2 * counted
 
 
-@given(key=st.text(max_size=63), asked=st.lists(st.text(max_size=10), max_size=3))
+@given(key=st.text(min_size=1, max_size=63), asked=st.lists(st.text(max_size=10), max_size=3))
 @settings(max_examples=100)
 def test_a_token_carries_the_last_key_of_its_own_list(key: str, asked: list[str]) -> None:
     token = token_after(key, *asked)
@@ -130,6 +130,11 @@ def test_a_token_that_nobody_wrote_is_refused(token: str) -> None:
     with pytest.raises(Refused) as caught:
         after_of(token, "List")
     assert caught.value.reason is Reason.FIELD_INVALID
+
+
+def test_no_page_comes_after_the_last() -> None:
+    assert token_after("", "List") == ""
+    assert after_of("", "List") == ""
 
 
 def test_a_page_is_bounded() -> None:
