@@ -31,6 +31,7 @@ NAMES: Final = (
     "decisions",
     "attestation",
     "evidence",
+    "tessera",
     "moment",
     "census",
     "revocation",

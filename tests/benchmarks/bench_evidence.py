@@ -96,14 +96,14 @@ def _growth(figures: dict[str, float]) -> tuple[Growth, ...]:
 async def _figures(count: int, progress: Progress) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         pki = TestPki(Path(folder))
-        statements = _statements(pki, count, progress)
-        size, data = len(statements[0].data), statements[0].data
+        made = statements(pki, count, progress)
+        size, data = len(made[0].data), made[0].data
         before = _rows(Path(folder), size), _verifies(pki, data)
         progress(0.5)
         process = EvidenceProcess(pki, Path(folder))
         await process.start()
         try:
-            figures = await _appends(pki, process, [statement.data for statement in statements], progress)
+            figures = await _appends(pki, process, [statement.data for statement in made], progress)
         finally:
             await process.stop()
         # Half of the floors before and half after: others use this machine too.
@@ -119,7 +119,7 @@ def _device(number: int) -> str:
     return "dev-" + "".join(letters[(number >> 5 * place) & 31] for place in range(16))
 
 
-def _statements(pki: TestPki, count: int, progress: Progress) -> list[Statement[Decision]]:
+def statements(pki: TestPki, count: int, progress: Progress) -> list[Statement[Decision]]:
     signer = pki.signer_credential("decision")
     scribe = Scribe(
         signer=signer.signer,
