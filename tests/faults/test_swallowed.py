@@ -112,7 +112,7 @@ async def applied_unheard(stack: Stack, pump: PumpAt, hand: Hand, wire: Relay) -
         intent = hand.intent(pump, PRESSURE, {"occlusion_pressure": 111})
         with pytest.raises(Refused) as caught:
             # The bundle still passes; what the pump says from now on does not.
-            await hand.finish(pump, intent, seconds=5.0, before_submit=wire.swallow_answers)
+            await hand.finish(pump, intent, seconds=10.0, before_submit=wire.swallow_answers)
         assert caught.value.reason is Reason.OUTCOME_UNKNOWN
         if await _comes_true(lambda: _is(stack, pump, before + 1)):
             return intent

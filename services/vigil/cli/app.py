@@ -10,6 +10,7 @@ import typer.main
 from vigil.cli import (
     backup,
     baseline,
+    ceremony,
     command,
     context,
     credential,
@@ -82,6 +83,7 @@ for _name, _group in (
     ("baseline", baseline.app),
     ("manufacturer", manufacturer.app),
     ("voucher", manufacturer.voucher_app),
+    ("ceremony", ceremony.app),
     ("context", context.app),
     ("policy", policy.app),
     ("witness", witness.app),

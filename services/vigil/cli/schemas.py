@@ -196,6 +196,7 @@ _SHOWN_CONTEXT = {
         "not_after": INSTANT,
     },
 }
+_MADE = shape(name=TEXT, certificate=TEXT, operational_until=INSTANT)
 _ATTESTATION = extended(of_message(attestation_pb2.DeviceTrust), stale=FLAG, verified=FLAG)
 
 SHAPES: Final[Mapping[str, Schema]] = {
@@ -241,6 +242,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "credential-requested": shape(key=TEXT, request=TEXT),
     "credentials": shape(credentials=items(_CREDENTIAL)),
     "manufacturer": shape(organization=TEXT, root=TEXT, signers=TEXT),
+    "signers": shape(signers=items(_MADE)),
+    "admin-renewed": _MADE,
     "voucher": shape(device_id=TEXT, udi=TEXT, model=TEXT, identity_key=HEX, voucher=TEXT, digest=HEX),
     "model": extended(_MODEL, digest=HEX, profile=ANYTHING),
     "model-published": extended(_MODEL, digest=HEX),
@@ -440,6 +443,8 @@ OUTPUT_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "up": ("ready",),
     "version": ("version",),
     "voucher sign": ("voucher",),
+    "ceremony signers": ("signers",),
+    "ceremony admin": ("admin-renewed",),
     "witness init": ("witness",),
     "witness run": (),
 }

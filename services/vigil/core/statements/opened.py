@@ -37,7 +37,7 @@ def open_signer(
         raise refused(
             Reason.CERTIFICATE_INVALID,
             f"The signer's certificate {certificate} was not made for `{statement}`.",
-            lifted_by="a signer made anew by the yearly ceremony (`renew_signers`), with the offline root",
+            lifted_by="`vigil ceremony signers`, with the offline root brought back",
             who="the operator",
         )
     return OpenedSigner(pair, signer)
