@@ -10,10 +10,13 @@ from typing import Any, Final
 
 from tests.model import disk as disks
 from vigil.core.classes import RULES
+from vigil.core.digest import sha256
 from vigil.core.revocations import RevocationState
 from vigil.core.statements.bodies import ActionClass
+from vigil.core.statements.envelope import StatementKind
 from vigil.device import checks, domain
 from vigil.device.journal import Journal
+from vigil.evidence.intake import Ready
 from vigil.evidence.sequencer import Sequencer
 from vigil.gateway import domain as gateway_domain
 from vigil.gateway.receipts import Receipts
@@ -41,19 +44,27 @@ def acknowledges_before_commit() -> None:
     disks.SimWriter._turn = turn  # type: ignore[method-assign]
 
 
-def forwards_without_record() -> None:
-    """The log signs that statements are on record, and writes none of them."""
-    Sequencer._commit = _unwritten(Sequencer._commit)  # type: ignore[method-assign]
+def promises_without_record() -> None:
+    """The log signs that decisions are on record, and writes something else in their place."""
+    original = Sequencer._commit
 
-
-def _unwritten(original: Any) -> Any:
     def commit(self: Any, connection: Any, batch: Any) -> Any:
         savepoint = connection.begin_nested()
-        outcome = original(self, connection, batch)
+        promised = original(self, connection, batch)
         savepoint.rollback()
-        return outcome
+        written = original(self, connection, [_another(ready) for ready in batch])
+        written.places = promised.places
+        return written
 
-    return commit
+    Sequencer._commit = commit  # type: ignore[method-assign]
+
+
+def _another(ready: Ready) -> Ready:
+    if ready.admitted.kind != StatementKind.DECISION:
+        return ready
+    digest = sha256(ready.admitted.digest)
+    admitted, entry = replace(ready.admitted, digest=digest), replace(ready.entry, digest=digest)
+    return replace(ready, admitted=admitted, entry=entry)
 
 
 def forgets_its_journal() -> None:
@@ -115,7 +126,7 @@ def acknowledges_from_memory() -> None:
 
 MUTANTS: Final[Mapping[str, tuple[Callable[[], None], str]]] = {
     "acknowledges-before-commit": (acknowledges_before_commit, "durable"),
-    "forwards-without-record": (forwards_without_record, "recorded"),
+    "promises-without-record": (promises_without_record, "recorded"),
     "forgets-its-journal": (forgets_its_journal, "once"),
     "ignores-revocations": (ignores_revocations, "bound"),
     "refuses-safety-without-lease": (refuses_safety_without_lease, "safety"),
