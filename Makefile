@@ -43,8 +43,8 @@ policies: install-dev ## Check the Rego and build the default bundle, byte for b
 vectors: install-dev ## Write the test vectors of docs/vectors/
 	@$(BIN)/python docs/vectors/make_vectors.py
 
-faults: install-dev ## Do to it whatever can happen, by people too; writes docs/reliability.md
-	@$(BIN)/python -m pytest -q -m holds --reliability
+faults: install-dev ## Do to it whatever can happen, by people too; writes docs/reliability.md (AGAIN=1: what failed)
+	@$(BIN)/python -m pytest -q -m holds --reliability $(if $(AGAIN),--again)
 
 soak: install-dev ## Work, flood and kill it for long (MINUTES=10 PUMPS=2000 APPENDS=100000 DATABASE=sqlite)
 	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.soak

@@ -29,19 +29,17 @@ def record(
     words: str,
     table: Sequence[Mapping[str, str | int | float]],
     notes: Sequence[str] = (),
+    kept: Mapping[str, Any] | None = None,
     docs: Path = DOCS,
 ) -> None:
     """Replace one section. ``table``: rows with the same keys in the same order; its keys are the headings.
 
-    Raises ValueError for an unknown section.
+    ``kept``: what a later run of the same section needs, in the JSON alone (`kept_of`). Raises ValueError for an
+    unknown section.
     """
     if section not in ORDER:
         raise ValueError(f"no section is called {section}; there are {', '.join(ORDER)}")
-    path = docs / "reliability.json"
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        document = {}
+    document = _read(docs)
     document[section] = {
         "title": title,
         "command": command,
@@ -50,10 +48,27 @@ def record(
         "words": words,
         "table": [dict(row) for row in table],
         "notes": list(notes),
+        **({} if kept is None else {"kept": dict(kept)}),
     }
     ordered: dict[str, Any] = {name: document[name] for name in ORDER if name in document}
-    path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (docs / "reliability.json").write_text(
+        json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     (docs / "reliability.md").write_text(markdown(ordered), encoding="utf-8")
+
+
+def kept_of(section: str, *, docs: Path = DOCS) -> Mapping[str, Any] | None:
+    """What the newest run of a section kept for a later one; None where it kept nothing, or there was none."""
+    found: Mapping[str, Any] | None = _read(docs).get(section, {}).get("kept")
+    return found
+
+
+def _read(docs: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((docs / "reliability.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return document
 
 
 def markdown(document: Mapping[str, Any]) -> str:

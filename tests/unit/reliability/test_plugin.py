@@ -28,6 +28,7 @@ def here(pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "docs").mkdir()
     monkeypatch.setattr(plugin, "ROWS", ROWS)
     monkeypatch.setattr(report, "record", partial(report.record, docs=tmp_path / "docs"))
+    monkeypatch.setattr(report, "kept_of", partial(report.kept_of, docs=tmp_path / "docs"))
     pytester.makeini(INI)
     return pytester
 
@@ -65,3 +66,32 @@ def test_a_run_without_tests_names_every_row(here: pytest.Pytester) -> None:
 def test_other_runs_owe_no_row(here: pytest.Pytester, arguments: tuple[str, ...]) -> None:
     here.makepyfile("def test_nothing(): pass")
     assert run(here, *arguments).ret == pytest.ExitCode.OK
+
+
+def test_what_failed_runs_again_alone_and_is_counted_in_its_place(
+    here: pytest.Pytester, tmp_path: Path
+) -> None:
+    page = tmp_path / "docs" / "reliability.md"
+    here.makepyfile(BOTH.format("assert not 'mended'"))
+    assert run(here, "--reliability").ret == pytest.ExitCode.TESTS_FAILED
+    assert "| A flood of requests | 1 | 0 | **no** |" in page.read_text()
+    # It fails again: nothing is counted twice.
+    result = run(here, "--reliability", "--again")
+    result.assert_outcomes(failed=1, deselected=1)
+    assert "| A flood of requests | 1 | 0 | **no** |" in page.read_text()
+    here.makepyfile(BOTH.format("assert 'mended'"))
+    result = run(here, "--reliability", "--again")
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1, deselected=1)
+    text = page.read_text()
+    assert "| A flood of requests | 1 | 0 | yes |" in text
+    assert "| Redis killed | 1 | 2 | yes |" in text
+    assert "in 2 tests with 2 faults" in text
+    assert "1 of the tests failed at first" in text
+
+
+def test_there_must_be_something_to_run_again(here: pytest.Pytester) -> None:
+    here.makepyfile(BOTH.format("pass"))
+    assert run(here, "--reliability", "--again").ret == pytest.ExitCode.USAGE_ERROR
+    assert run(here, "--reliability").ret == pytest.ExitCode.OK
+    assert run(here, "--reliability", "--again").ret == pytest.ExitCode.USAGE_ERROR
