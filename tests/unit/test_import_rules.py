@@ -20,7 +20,6 @@ ROOMS = frozenset(
         "console",
         "witness",
     }
-    | {"witness"}
 )
 SHARED = frozenset({"errors", "core", "rpc", "feed", "storage", "api"})
 MAY_IMPORT = {

@@ -68,7 +68,9 @@ async def serve(config: AttestationConfig, process: Process, *, disk: Disk = ope
         config.confirmations, verifier(), durable=database.read_now(store.newest_time), now=clock.now()
     )
     signing_time = SigningTime(clock=clock, durable=durable)
-    signer = open_signer(config.signer_certificate, config.signer_key, "result", verifier(), at=clock.now())
+    signer = open_signer(
+        config.signer_certificate, config.signer_key, "result", verifier=verifier(), at=clock.now()
+    )
     attestation = Attestation(
         database=database,
         outbox=outbox,

@@ -7,10 +7,11 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vigil.api.evidence.v1 import evidence_pb2_grpc
-from vigil.core.certificates import ChainVerifier, Identity
+from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
 from vigil.core.clock_confirmation import confirmed_time, read_folder
-from vigil.core.statements.opened import open_signer
+from vigil.core.statements.envelope import Scribe
+from vigil.core.statements.opened import OpenedSigner, open_signer
 from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Refused
 from vigil.evidence import store
@@ -47,6 +48,8 @@ from vigil.storage import Database, Disk, Fence, open_database
 
 LOG_SERVICE: Final = "vigil.api.evidence.v1.EvidenceLogService"
 """Its health (grpc.health.v1) says whether this process writes."""
+SAID: Final = ("recorded", "census", "query")
+"""What the log itself says, with one signer."""
 
 
 def open_sequencer(
@@ -55,12 +58,10 @@ def open_sequencer(
     *,
     database: Database,
     verifier: CurrentVerifier,
+    signer: OpenedSigner,
     metrics: LogMetrics,
 ) -> Sequencer:
-    """Wire the log's writer. Raises CERTIFICATE_INVALID when the key is not for signing `recorded`."""
-    signer = open_signer(
-        config.signer_certificate, config.signer_key, "recorded", verifier(), at=process.clock.now()
-    )
+    """Wire the log's writer."""
     return Sequencer(
         database=database,
         signers=Signers(database=database, verifier=verifier),
@@ -77,45 +78,6 @@ def open_sequencer(
             durable=newest,
             now=process.clock.now(),
         ),
-    )
-
-
-def open_census(
-    config: EvidenceConfig,
-    process: Process,
-    *,
-    database: Database,
-    sequencer: Sequencer,
-    verifier: ChainVerifier,
-    log_key: str,
-) -> CensusTaker:
-    """Wire the taker of censuses. Raises CERTIFICATE_INVALID when the log's signer was not made for them."""
-    signer = open_signer(
-        config.signer_certificate, config.signer_key, "census", verifier, at=process.clock.now()
-    )
-    return CensusTaker(
-        database=database,
-        sequencer=sequencer,
-        scribes=lambda: signer.scribe(clock=process.clock, entropy=process.entropy),
-        origin=origin_of(config.trust_domain),
-        log_key=log_key,
-        interval=config.census_seconds,
-        clock=process.clock,
-        metrics=CensusMetrics(process.metrics),
-    )
-
-
-def open_queries(
-    config: EvidenceConfig, process: Process, *, sequencer: Sequencer, verifier: ChainVerifier
-) -> QueryLog:
-    """Wire the record of who reads. Raises CERTIFICATE_INVALID when the log's signer was not made for it."""
-    signer = open_signer(
-        config.signer_certificate, config.signer_key, "query", verifier, at=process.clock.now()
-    )
-    return QueryLog(
-        sequencer=sequencer,
-        scribes=lambda: signer.scribe(clock=process.clock, entropy=process.entropy),
-        clock=process.clock,
     )
 
 
@@ -200,10 +162,21 @@ class Log:
 def open_log(
     config: EvidenceConfig, process: Process, *, verifier: CurrentVerifier, disk: Disk = open_database
 ) -> Log:
-    """Wire the log. Raises LogDamagedError, ConfigError, CERTIFICATE_INVALID, STORAGE_UNAVAILABLE."""
+    """Wire the log. Raises LogDamagedError, ConfigError, STORAGE_UNAVAILABLE; CERTIFICATE_INVALID when its signer is
+    not for what the log itself says.
+    """
     metrics = LogMetrics(process.metrics)
     database = disk(config.database, metadata=METADATA, migrations="vigil.evidence.migrations")
-    sequencer = open_sequencer(config, process, database=database, verifier=verifier, metrics=metrics)
+    signer = open_signer(
+        config.signer_certificate, config.signer_key, *SAID, verifier=verifier(), at=process.clock.now()
+    )
+
+    def scribes() -> Scribe:
+        return signer.scribe(clock=process.clock, entropy=process.entropy)
+
+    sequencer = open_sequencer(
+        config, process, database=database, verifier=verifier, signer=signer, metrics=metrics
+    )
     key = LogKey.at(
         config.log_key,
         origin=origin_of(config.trust_domain),
@@ -231,13 +204,15 @@ def open_log(
         moments=Moments(
             database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
         ),
-        census=open_census(
-            config,
-            process,
+        census=CensusTaker(
             database=database,
             sequencer=sequencer,
-            verifier=verifier(),
+            scribes=scribes,
+            origin=origin_of(config.trust_domain),
             log_key=key.verifier_key,
+            interval=config.census_seconds,
+            clock=process.clock,
+            metrics=CensusMetrics(process.metrics),
         ),
         prover=SubjectProver(database=database, sequencer=sequencer, checkpointer=checkpointer),
         auditor=Auditor(
@@ -248,7 +223,7 @@ def open_log(
             entropy=process.entropy,
             metrics=AuditMetrics(process.metrics),
         ),
-        queries=open_queries(config, process, sequencer=sequencer, verifier=verifier()),
+        queries=QueryLog(sequencer=sequencer, scribes=scribes, clock=process.clock),
         finder=Finder(database=database, indexer=indexer, size=size, clock=process.clock),
         book=book,
         metrics=metrics,

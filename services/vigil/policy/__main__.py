@@ -146,7 +146,7 @@ async def serve(
     # Time: what a decision signer has durable are its decisions on record; at a start, what heads say.
     signing_time = SigningTime(clock=process.clock, durable=None)
     signer = open_signer(
-        config.signer_certificate, config.signer_key, "decision", verifier(), at=process.clock.now()
+        config.signer_certificate, config.signer_key, "decision", verifier=verifier(), at=process.clock.now()
     )
     scribe = signer.scribe(clock=signing_time, entropy=process.entropy)
     engine = await opened(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from vigil.core.certificates import ChainVerifier, load_pair
 from vigil.core.clock import SystemClock
 from vigil.errors import Reason, refused
-from vigil.identity import ceremony, pki
+from vigil.identity import ceremony
 from vigil.run.layout import DataFolder
 
 
@@ -23,7 +23,10 @@ class Made:
 def renew_signers(folder: DataFolder, *, root: Path | None, passphrase: Path | None) -> list[Made]:
     """Make the services' signers anew. Raises FIELD_INVALID for a root that does not open, STATE_CONFLICT, OSError."""
     bundle = ceremony.renew_signers(
-        folder.path, root=_open(folder, root, passphrase), clock=SystemClock(), entropy=os.urandom
+        folder.path,
+        root=ceremony.open_root(*_brought_back(folder, root, passphrase)),
+        clock=SystemClock(),
+        entropy=os.urandom,
     )
     return [
         _made(path, ChainVerifier(bundle)) for path in sorted((folder.path / "pki" / "signers").glob("*.pem"))
@@ -33,12 +36,17 @@ def renew_signers(folder: DataFolder, *, root: Path | None, passphrase: Path | N
 def renew_admin(folder: DataFolder, person_id: str, *, root: Path | None, passphrase: Path | None) -> Made:
     """Make a first administrator's credential anew. Raises as `renew_signers`."""
     made = ceremony.renew_admin(
-        folder.path, person_id, root=_open(folder, root, passphrase), clock=SystemClock(), entropy=os.urandom
+        folder.path,
+        person_id,
+        root=ceremony.open_root(*_brought_back(folder, root, passphrase)),
+        clock=SystemClock(),
+        entropy=os.urandom,
     )
     return _made(made / "tls.pem", ChainVerifier(ceremony.read_bundle(folder.path)))
 
 
-def _open(folder: DataFolder, root: Path | None, passphrase: Path | None) -> pki.Issuer:
+def _brought_back(folder: DataFolder, root: Path | None, passphrase: Path | None) -> tuple[Path, bytes]:
+    """Where the root is, and what opens it. Raises FIELD_INVALID where one of its files is missing, OSError."""
     place = root or folder.path / "pki" / "root"
     words = passphrase or place / "passphrase"
     for needed in (folder.path / "pki" / "trust.json", place / "root.pem", place / "root.key", words):
@@ -50,7 +58,7 @@ def _open(folder: DataFolder, root: Path | None, passphrase: Path | None) -> pki
                 who="the operator",
                 field="root",
             )
-    return ceremony.open_root(place, ceremony.read_passphrase(words))
+    return place, ceremony.read_passphrase(words)
 
 
 def _made(certificate: Path, verifier: ChainVerifier) -> Made:

@@ -28,16 +28,17 @@ class OpenedSigner:
 
 
 def open_signer(
-    certificate: Path, key: Path, statement: str, verifier: ChainVerifier, *, at: int
+    certificate: Path, key: Path, *statements: str, verifier: ChainVerifier, at: int
 ) -> OpenedSigner:
-    """Load and verify. Raises CERTIFICATE_INVALID when the certificate was made for something else."""
+    """Load and verify. Raises CERTIFICATE_INVALID when the certificate was not made for one of these statements."""
     pair = load_pair(certificate, key)
     signer = verifier.verify(pair.chain_der, at=at, kinds=frozenset({Kind.SIGNER}))
-    if not signer.may_sign(statement):
-        raise refused(
-            Reason.CERTIFICATE_INVALID,
-            f"The signer's certificate {certificate} was not made for `{statement}`.",
-            lifted_by="`vigil ceremony signers`, with the offline root brought back",
-            who="the operator",
-        )
+    for statement in statements:
+        if not signer.may_sign(statement):
+            raise refused(
+                Reason.CERTIFICATE_INVALID,
+                f"The signer's certificate {certificate} was not made for `{statement}`.",
+                lifted_by="`vigil ceremony signers`, with the offline root brought back",
+                who="the operator",
+            )
     return OpenedSigner(pair, signer)
