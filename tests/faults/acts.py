@@ -8,7 +8,8 @@ import pytest
 from tests.support import revoking
 from tests.support.stack import PRESSURE, Issued, Stack, eventually
 from vigil.api.revocation.v1 import revocation_pb2
-from vigil.core.certificates import Kind
+from vigil.cli.session import Session
+from vigil.core.certificates import EVERY, Kind
 from vigil.core.clock import SystemClock
 from vigil.core.digest import hex_digest
 from vigil.core.statements.bodies import (
@@ -17,7 +18,7 @@ from vigil.core.statements.bodies import (
 )
 from vigil.core.statements.envelope import read
 from vigil.demo.people import Cast, appoint
-from vigil.demo.places import HOSPITALS
+from vigil.demo.places import HOSPITALS, OPERATOR
 from vigil.demo.technician import Done
 from vigil.demo.world import PumpAt
 from vigil.errors import Reason, Refused
@@ -125,6 +126,25 @@ async def newcomer(stack: Stack) -> str:
         trust_domain=stack.installation.trust_domain,
     )
     return name
+
+
+async def recaller(stack: Stack) -> Session:
+    """Another one of the recall team: what one person may revoke alone in ten minutes is not used up yet."""
+    people = stack.world.people
+    return await appoint(
+        stack.folder,
+        Cast(
+            name=f"rex-{os.urandom(4).hex()}",
+            display_name="Rex",
+            organization=OPERATOR,
+            roles=("recall",),
+            sites=(EVERY,),
+            privileged=True,
+        ),
+        admin=people["admin"],
+        second=people["admin-2"],
+        trust_domain=stack.installation.trust_domain,
+    )
 
 
 async def revoke_credential(stack: Stack, name: str) -> int:

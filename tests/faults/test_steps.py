@@ -13,13 +13,14 @@ from functools import partial
 import pytest
 
 from tests.faults import rooms
-from tests.faults.acts import enforced_everywhere, newcomer, revoke_credential, works_again
+from tests.faults.acts import enforced_everywhere, newcomer, recaller, revoke_credential, works_again
 from tests.faults.flow import Flow
 from tests.faults.harness.power import fleet_pid, switched_off, switched_on
 from tests.faults.harness.shim import SOCKETS, Op, Shim
 from tests.faults.harness.under import shim_of
 from tests.support.revoking import compromised, revoke
 from tests.support.stack import FOR_NOW, Stack, eventually
+from vigil.cli.session import Session
 from vigil.core.digest import hex_digest
 from vigil.core.statements.bodies import (
     Revocation,
@@ -166,33 +167,32 @@ async def test_a_command_meets_each_message_that_leaves(
 # --- a revocation
 
 
-async def revoke_surely(stack: Stack, statement: Statement[Revocation]) -> int:
+async def revoke_surely(by: Session, statement: Statement[Revocation]) -> int:
     """As a person does it whose connection broke: the same statement again until it is answered."""
 
     async def answered() -> int:
-        return await revoke(stack.world.people["rita"], statement)
+        return await revoke(by, statement)
 
     return await eventually(answered, what="the revocation is answered", pause=0.2)
 
 
-def statement_about(stack: Stack, name: str) -> Statement[Revocation]:
-    people = stack.world.people
-    return compromised(people["rita"], hex_digest(people[name].person.thumbprint))
+def statement_about(stack: Stack, name: str, *, by: Session) -> Statement[Revocation]:
+    return compromised(by, hex_digest(stack.world.people[name].person.thumbprint))
 
 
 async def revocations(stack: Stack, steps: list[Step], injected: Callable[[int], None]) -> None:
     """One revocation at each step: one epoch each, gapless, on record once, enforced everywhere."""
     shim = shim_of(stack)
     await stack.calm()
-    people = [await newcomer(stack) for _ in steps]
+    people, rex = [await newcomer(stack) for _ in steps], await recaller(stack)
     first = await revoke_credential(stack, await newcomer(stack))
     told: list[int] = []
-    signed = [statement_about(stack, name) for name in people]
+    signed = [statement_about(stack, name, by=rex) for name in people]
     kills = 0
     for step, statement in zip(steps, signed, strict=True):
 
         async def act(statement: Statement[Revocation] = statement) -> None:
-            told.append(await revoke_surely(stack, statement))
+            told.append(await revoke_surely(rex, statement))
 
         kills += await dies(stack, shim, step, act)
         await stack.calm()
@@ -201,7 +201,7 @@ async def revocations(stack: Stack, steps: list[Step], injected: Callable[[int],
     assert told == list(range(first + 1, first + 1 + len(steps)))
     await enforced_everywhere(stack, told[-1])
     # Asked once more, each answers the epoch that it got.
-    assert [await revoke_surely(stack, statement) for statement in signed] == told
+    assert [await revoke_surely(rex, statement) for statement in signed] == told
     otto = stack.world.people["otto"]
     for name, statement in zip(people, signed, strict=True):
         assert await _records_of(stack, statement) == 1, name

@@ -33,7 +33,8 @@ async def switched_on(stack: Stack) -> None:
     [fleet] = stack.world.fleets
     await switched_off(stack)
     await fleet.stop()
-    await fleet.start()
+    with stack.besides_ours():
+        await fleet.start()
     endpoints = stack.folder.read_endpoints()
     for pump in stack.pumps():
         gateway_id = stack.world.gateways[pump.site]
