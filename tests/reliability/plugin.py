@@ -127,7 +127,8 @@ class Tally:
             f"{sum(name in FAULTS for name in shown)} of {len(FAULTS)} kinds of fault and "
             f"{sum(name in ATTACKERS for name in shown)} of {len(ATTACKERS)} attackers were tried, in "
             f"{sum(self.passed.values()) + sum(self.failed.values()):,} tests with {self.faults.total():,} faults "
-            "made and seen to happen (a kill, a full disk, a failed fsync, a forged message and so on)."
+            "made and seen to happen (a kill, a full disk, a failed fsync, a forged message and so on); a test that "
+            "shows two rows counts for both."
         )
         if self.mended:
             words += (
