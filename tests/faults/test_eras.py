@@ -81,7 +81,17 @@ async def test_edge_and_gateway_take_the_chain_of_a_later_era(
     later = await world.revoke(world.operator, revocation(world.operator, OTHER))
     await until(lambda: gateway.view.state.position == (1, 3, later.chain))
 
-    # Both hold it on disk: they begin with it again.
+    # Both hold it on disk, what is enforced a moment before that: they begin with it again.
+    looked_at = FollowingGateway(
+        gateway_id="gateway-1", tls=world.pki.gateway().tls_files, database=database, edge="127.0.0.1:1"
+    )
+
+    def on_disk() -> tuple[int, int, bytes]:
+        looked_at.view.restore()
+        return looked_at.view.state.position
+
+    await until(lambda: on_disk() == (1, 3, later.chain))
+    await looked_at.stop()
     await gateway.stop()
     await world.stop_one("edge")
     await world.start_edge()

@@ -134,7 +134,7 @@ async def gateways(world: World, folder: Path, count: int) -> AsyncIterator[Gate
         await asyncio.gather(*(process.wait() for process in processes))
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1_200, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [40, pytest.param(1_200, marks=pytest.mark.thorough)])
 async def test_all_come_back(tmp_path: Path, count: int, injected: Callable[[int], None]) -> None:
     folder = tmp_path / "gateways"
     folder.mkdir()
