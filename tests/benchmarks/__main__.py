@@ -67,14 +67,19 @@ def main() -> None:
         return
     chosen = [name for name in NAMES if not arguments.names or name in arguments.names]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    measured, failed = _run(chosen, quick=arguments.quick)
-    document = report.merged(DOCS / "benchmarks.json", measured, order=NAMES)
-    (DOCS / "benchmarks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _write_page(document)
+    failed = _run(chosen, quick=arguments.quick)
+    document = report.merged(DOCS / "benchmarks.json", {}, order=NAMES)
     Console(width=None if sys.stdout.isatty() else 160).print(report.table(document, chosen))
     for name, words in failed.items():
         sys.stderr.write(f"{name} broke:\n{words}\n")
     sys.exit(1 if failed else 0)
+
+
+def _keep(name: str, measured: Mapping[str, Any]) -> None:
+    """Write down what one benchmark measured; the others' figures stay."""
+    document = report.merged(DOCS / "benchmarks.json", {name: measured}, order=NAMES)
+    (DOCS / "benchmarks.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _write_page(document)
 
 
 def _write_page(document: Mapping[str, Any]) -> None:
@@ -94,8 +99,8 @@ def _draw() -> None:
     _write_page(report.merged(DOCS / "benchmarks.json", {}, order=NAMES))
 
 
-def _run(names: Sequence[str], *, quick: bool) -> tuple[dict[str, Any], Mapping[str, str]]:
-    measured: dict[str, Any] = {}
+def _run(names: Sequence[str], *, quick: bool) -> Mapping[str, str]:
+    """Run each and keep what it measured as soon as it is there; answers what those said that broke."""
     failed: dict[str, str] = {}
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -108,14 +113,15 @@ def _run(names: Sequence[str], *, quick: bool) -> tuple[dict[str, Any], Mapping[
             if result is None:
                 failed[name] = words
                 continue
-            measured[name] = {
+            measured = {
                 "title": importlib.import_module(f"tests.benchmarks.bench_{name}").TITLE,
                 "measured": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
                 "quick": quick,
                 "machine": report.machine(),
                 **result,
             }
-    return measured, failed
+            _keep(name, measured)
+    return failed
 
 
 def _child(name: str, quick: bool, progress: Any) -> tuple[dict[str, Any] | None, str]:
