@@ -13,6 +13,8 @@ MAX_PAGE: Final = 1000
 """A thousand devices stay below the megabyte of a message; what is above is cut to it, as AIP-158 says."""
 MAX_TOKEN: Final = 1024
 _MARK: Final = 8
+_ALPHABET: Final = b"._"
+"""Unreserved in a URL (RFC 3986 section 2.3), and no token looks like an option on a command line."""
 
 
 def page_size(asked: int, *, default: int = DEFAULT_PAGE, most: int = MAX_PAGE) -> int:
@@ -24,7 +26,9 @@ def page_size(asked: int, *, default: int = DEFAULT_PAGE, most: int = MAX_PAGE) 
 
 def token_after(place: str, *asked: str) -> str:
     """Write the token of the page after ``place``, a row's key for most; empty for an empty place."""
-    return base64.urlsafe_b64encode(_mark(asked) + place.encode()).decode().rstrip("=") if place else ""
+    if not place:
+        return ""
+    return base64.b64encode(_mark(asked) + place.encode(), altchars=_ALPHABET).decode().rstrip("=")
 
 
 def after_of(token: str, *asked: str) -> str:
@@ -37,7 +41,7 @@ def after_of(token: str, *asked: str) -> str:
     if len(token) > MAX_TOKEN:
         raise _foreign()
     try:
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=_ALPHABET, validate=True)
         if not hmac.compare_digest(raw[:_MARK], _mark(asked)):
             raise _foreign()
         return raw[_MARK:].decode()

@@ -170,7 +170,7 @@ async def test_what_cannot_be_asked_for_is_refused(world: World, wanted: Wanted)
 
 
 async def test_a_page_token_of_somebody_else_is_refused(world: World) -> None:
-    asked = (str(None), "", "hold", "0", "0")
+    asked = (str(None), "", "hold")
     for token in (
         "x",
         "1:2:3",
