@@ -52,8 +52,8 @@ soak: install-dev ## Work, flood and kill it for long (MINUTES=10 PUMPS=2000 APP
 fuzz: install-dev ## Give every decoder and method what nobody should send; DURATION=600 seconds
 	@$(BIN)/python -m tests.fuzz --seconds $(DURATION) --record
 
-model: install-dev ## Explore schedules of the real code (SCHEDULES=10000), or replay one (SEED=7)
-	@$(BIN)/python -m tests.model $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES) --record)
+model: install-dev ## Explore schedules of the real code (SCHEDULES=10000; MORE=1 goes on), or replay one (SEED=7)
+	@$(BIN)/python -m tests.model $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES) --record $(if $(MORE),--more))
 
 bench: install-dev ## Measure beside the floors; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks

@@ -1,6 +1,7 @@
 """``python -m tests.model``: explore schedules, replay one, or show that broken variants are found.
 
---schedules N --first S     N seeds from S on; failing ones are printed; --record writes docs/reliability.md
+--schedules N --first S     N seeds from S on; failing ones are printed; --record writes docs/reliability.md,
+                            --record --more goes on behind the seeds on record, and adds to them
 --seed S                    one schedule, told step by step
 --mutants                   each variant that is broken on purpose, until it is found
 """
@@ -15,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,7 +112,9 @@ def _explore(world: golden.Golden, arguments: argparse.Namespace, folder: Path) 
     told: dict[int, str] = {}
     failing: list[int] = []
     began, seconds, done = time.monotonic(), 0.0, 0
-    seeds = range(arguments.first, arguments.first + arguments.schedules)
+    before = report.kept_of("model") if arguments.more else None
+    first = before["next"] if before else arguments.first
+    seeds = range(first, first + arguments.schedules)
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stdout.isatty(), transient=True) as progress:
         bar = progress.add_task("schedules", total=len(seeds))
@@ -136,11 +140,23 @@ def _explore(world: golden.Golden, arguments: argparse.Namespace, folder: Path) 
     for name in SHOWN:
         _say(f"{counts[name]:>14,}  {name}")
     if arguments.record:
-        _record(done, seconds, counts, failing)
+        _record(done, seconds, counts, failing, following=max(told, default=first - 1) + 1, before=before)
     return 1 if failing else 0
 
 
-def _record(done: int, seconds: float, counts: Counter[str], failing: list[int]) -> None:
+def _record(
+    done: int,
+    seconds: float,
+    counts: Counter[str],
+    failing: list[int],
+    *,
+    following: int,
+    before: Mapping[str, Any] | None,
+) -> None:
+    """Write the section down. ``following``: the seed after these; ``before``: what an earlier run came to."""
+    if before is not None:
+        done, seconds = done + before["done"], seconds + before["seconds"]
+        counts, failing = counts + Counter(before["counts"]), [*before["failing"], *failing]
     table: list[dict[str, Any]] = [{"what": "schedules explored", "how many": done}]
     table += [{"what": name, "how many": counts[name]} for name in SHOWN]
     table.append({"what": "failing seeds", "how many": ", ".join(map(str, failing)) or "none"})
@@ -155,6 +171,13 @@ def _record(done: int, seconds: float, counts: Counter[str], failing: list[int])
         ),
         table=table,
         notes=[f"Checked in every schedule: {words}." for words in PROPERTIES.values()],
+        kept={
+            "done": done,
+            "seconds": seconds,
+            "counts": {name: counts[name] for name in SHOWN},
+            "failing": failing,
+            "next": following,
+        },
     )
 
 
@@ -172,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mutant", default="", choices=("", *MUTANTS), help="with --seed: a broken variant")
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--more", action="store_true", help="with --record: go on where the record ends")
     return parser
 
 

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.model import __main__ as checker
 from tests.model.mutants import MUTANTS
+from tests.reliability import report
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = 18
@@ -47,6 +51,21 @@ def test_schedules_with_crashes_cuts_and_failing_disks_break_nothing(injected: C
     assert count(ran.stdout, "effects") > SCHEDULES
     assert count(ran.stdout, "revocations")
     injected(sum(faults))
+
+
+def test_a_later_run_adds_to_what_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "record", partial(report.record, docs=tmp_path))
+    checker._record(40, 1_800.0, Counter(crashes=7), [], following=43, before=None)
+    before = report.kept_of("model", docs=tmp_path)
+    assert before is not None
+    assert before["next"] == 43
+    checker._record(60, 1_800.0, Counter(crashes=5, cuts=2), [50], following=103, before=before)
+    page = (tmp_path / "reliability.md").read_text()
+    assert "ran 100 random schedules" in page
+    assert "1.0 hours of virtual time in all" in page
+    assert "| crashes | 12 |" in page
+    assert "| cuts | 2 |" in page
+    assert "after 1 they did not" in page
 
 
 @pytest.mark.thorough
