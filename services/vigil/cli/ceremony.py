@@ -60,7 +60,7 @@ def admin(
         from vigil.run.ceremonies import renew_admin
 
         made = renew_admin(data_folder(options_of(ctx)), person, root=root, passphrase=passphrase)
-        output.record({**_shown(made), "name": person})
+        output.record(_shown(made))
         output.say("next: carry the root and its passphrase away")
 
     plainly(ctx, work)

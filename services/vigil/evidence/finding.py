@@ -68,9 +68,9 @@ class Finder:
         begun = paging.place_of(page_token, *asked, parts=2)
         limit = paging.rows(page_size)
         # What is recorded while somebody turns pages, these very questions among it, is none of the answer.
-        place, end = begun or (None, await self._size())
-        covered = await self._indexer.reached(min(end, await self._size()))
-        end = min(end, covered)
+        size = await self._size()
+        place, end = begun or (None, size)
+        end = min(end, await self._indexer.reached(min(end, size)))
         scope = scope_of(reader)
 
         def read(connection: Connection) -> Found:

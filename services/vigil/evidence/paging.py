@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from vigil.errors import Reason, Refused, refused
 from vigil.evidence.store import StoredEntry
 from vigil.rpc import paging
 
@@ -33,7 +32,7 @@ def place_of(token: str, *asked: str, parts: int) -> tuple[Place, int] | None:
         return None
     numbers = text.split(":")
     if len(numbers) != parts + 1 or not all(map(_is_number, numbers)):
-        raise _foreign()
+        raise paging.foreign()
     *place, end = map(int, numbers)
     return tuple(place), end
 
@@ -45,9 +44,3 @@ def size_of(entry: StoredEntry) -> int:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
-
-
-def _foreign() -> Refused:
-    return refused(
-        Reason.FIELD_INVALID, "the page token belongs to another list, or to none", field="page_token"
-    )

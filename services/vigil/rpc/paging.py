@@ -39,21 +39,22 @@ def after_of(token: str, *asked: str) -> str:
     if not token:
         return ""
     if len(token) > MAX_TOKEN:
-        raise _foreign()
+        raise foreign()
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=_ALPHABET, validate=True)
         if not hmac.compare_digest(raw[:_MARK], _mark(asked)):
-            raise _foreign()
+            raise foreign()
         return raw[_MARK:].decode()
     except (binascii.Error, ValueError) as error:
-        raise _foreign() from error
+        raise foreign() from error
 
 
 def _mark(asked: tuple[str, ...]) -> bytes:
     return sha256("\x00".join(asked).encode(errors="replace"))[:_MARK]
 
 
-def _foreign() -> Refused:
+def foreign() -> Refused:
+    """FIELD_INVALID for a token that this list has not given."""
     return refused(
         Reason.FIELD_INVALID, "the page token belongs to another list, or to none", field="page_token"
     )

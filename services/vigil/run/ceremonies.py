@@ -28,8 +28,9 @@ def renew_signers(folder: DataFolder, *, root: Path | None, passphrase: Path | N
         clock=SystemClock(),
         entropy=os.urandom,
     )
+    verifier = ChainVerifier(bundle)
     return [
-        _made(path, ChainVerifier(bundle)) for path in sorted((folder.path / "pki" / "signers").glob("*.pem"))
+        _made(path.stem, path, verifier) for path in sorted((folder.path / "pki" / "signers").glob("*.pem"))
     ]
 
 
@@ -42,7 +43,7 @@ def renew_admin(folder: DataFolder, person_id: str, *, root: Path | None, passph
         clock=SystemClock(),
         entropy=os.urandom,
     )
-    return _made(made / "tls.pem", ChainVerifier(ceremony.read_bundle(folder.path)))
+    return _made(person_id, made / "tls.pem", ChainVerifier(ceremony.read_bundle(folder.path)))
 
 
 def _brought_back(folder: DataFolder, root: Path | None, passphrase: Path | None) -> tuple[Path, bytes]:
@@ -61,7 +62,7 @@ def _brought_back(folder: DataFolder, root: Path | None, passphrase: Path | None
     return place, ceremony.read_passphrase(words)
 
 
-def _made(certificate: Path, verifier: ChainVerifier) -> Made:
+def _made(name: str, certificate: Path, verifier: ChainVerifier) -> Made:
     chain = load_pair(certificate, certificate.with_suffix(".key")).chain_der
     identity = verifier.verify(chain, at=SystemClock().now())
-    return Made(certificate.stem, certificate, identity.operational_until)
+    return Made(name, certificate, identity.operational_until)
