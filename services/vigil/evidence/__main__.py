@@ -201,9 +201,7 @@ def open_log(
             database=database, sequencer=sequencer, checkpointer=checkpointer, clock=process.clock
         ),
         indexer=indexer,
-        moments=Moments(
-            database=database, checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock
-        ),
+        moments=Moments(checkpointer=checkpointer, indexer=indexer, size=size, clock=process.clock),
         census=CensusTaker(
             database=database,
             sequencer=sequencer,

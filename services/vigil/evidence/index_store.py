@@ -3,11 +3,24 @@
 Nothing here is needed to append, and nothing here is believed: what is found is read from the log and proved.
 """
 
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Integer,
+    Select,
+    bindparam,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 
 from vigil.core.moment import STEPS
 from vigil.evidence.index import INDEX_VERSION, Refers, Rows, read_named
@@ -48,7 +61,7 @@ def _one(query: Select[Any]) -> Select[Any]:
     return query.limit(literal_column("1")).offset(_ZERO)
 
 
-_SUBJECT_KIND = select(SUBJECT_TIME.c.idx).where(
+_SUBJECT_KIND = select(SUBJECT_TIME.c.time, SUBJECT_TIME.c.idx).where(
     SUBJECT_TIME.c.subject == bindparam("subject"),
     SUBJECT_TIME.c.kind == bindparam("kind"),
     SUBJECT_TIME.c.time > bindparam("after"),
@@ -100,6 +113,15 @@ _NEWEST = _one(
     select(SUBJECT_RECORD.c.number, SUBJECT_RECORD.c.idx)
     .where(SUBJECT_RECORD.c.subject == bindparam("subject"))
     .order_by(SUBJECT_RECORD.c.number.desc())
+)
+_SPAN = (
+    select(SUBJECT_RECORD.c.number, SUBJECT_RECORD.c.idx, ENTRY.c.leaf)
+    .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
+    .where(
+        SUBJECT_RECORD.c.subject == bindparam("subject"),
+        SUBJECT_RECORD.c.number >= bindparam("first"),
+        SUBJECT_RECORD.c.number <= bindparam("last"),
+    )
 )
 
 
@@ -199,6 +221,20 @@ def last_of(
     return _indexes(connection, _LAST, (subject, kind, after, until, below, limit))
 
 
+def last_of_each(
+    connection: Connection, asked: Sequence[tuple[str, str]], *, until: int, below: int, limit: int = 1
+) -> list[list[int]]:
+    """The same of several (subject, kind), in one look."""
+    return _of_each(connection, _LAST, [(*one, NEVER, until, below, limit) for one in asked], newest=True)
+
+
+def first_of_each(
+    connection: Connection, asked: Sequence[tuple[str, str]], *, after: int, below: int
+) -> list[list[int]]:
+    """As ``first_of`` of several (subject, kind), in one look."""
+    return _of_each(connection, _FIRST, [(*one, after, EVER, below, 1) for one in asked], newest=False)
+
+
 def first_of(
     connection: Connection,
     subject: str,
@@ -247,8 +283,31 @@ def newest_of(connection: Connection, subject: str) -> int | None:
     return None if row is None else int(row[1])
 
 
-def records_below(connection: Connection, subject: str, below: int) -> int:
-    """How many of a subject's records stand below an index: numbers and indexes rise together."""
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A subject's record: its number, its index and its leaf."""
+
+    number: int
+    index: int
+    leaf: bytes
+
+
+def span(connection: Connection, subject: str, first: int, last: int) -> list[Numbered]:
+    """A subject's records from one number to another. Raises LookupError when one is missing."""
+    rows = run(connection, _sql(_SPAN, connection.dialect), (subject, first, last))
+    found = sorted((Numbered(*row) for row in rows), key=lambda one: one.number)
+    if len(found) != last - first + 1:
+        raise LookupError(f"{subject} lacks one of its records {first} to {last}")
+    return found
+
+
+def records_below(
+    connection: Connection, subject: str, below: int, *, known: Iterable[tuple[int, int]] = ()
+) -> int:
+    """How many of a subject's records stand below an index: numbers and indexes rise together.
+
+    ``known``: the (number, index) of some, which shorten the search.
+    """
     row = _row(connection, _NEWEST, (subject,))
     if row is None:
         return 0
@@ -256,6 +315,8 @@ def records_below(connection: Connection, subject: str, below: int) -> int:
     if index < below:
         return int(newest)
     few, many = 0, int(newest)  # number `few` stands below, `many` does not
+    for number, index in known:
+        few, many = (max(few, number), many) if index < below else (few, min(many, number))
     while many - few > 1:
         middle = (few + many) // 2
         found = numbered(connection, subject, middle)
@@ -278,4 +339,26 @@ def _row(connection: Connection, query: Select[Any], values: tuple[object, ...] 
 
 
 def _indexes(connection: Connection, query: Select[Any], values: tuple[object, ...]) -> list[int]:
-    return [row[0] for row in run(connection, _sql(query, connection.dialect), values)]
+    return [row[-1] for row in run(connection, _sql(query, connection.dialect), values)]
+
+
+def _of_each(
+    connection: Connection, query: Select[Any], values: Sequence[tuple[object, ...]], *, newest: bool
+) -> list[list[int]]:
+    """The indexes that a query of (time, index) finds with each of these values, in the order of their times."""
+    found: list[list[int]] = [[] for _ in values]
+    if values:
+        sql = _sql(_each(query, len(values)), connection.dialect)
+        rows = sorted(run(connection, sql, tuple(itertools.chain.from_iterable(values))), reverse=newest)
+        for place, _, index in rows:
+            found[place].append(index)
+    return found
+
+
+@cache
+def _each(query: Select[Any], count: int) -> CompoundSelect[Any]:
+    """A query so many times over, in one statement; each row begins with which of them found it."""
+    parts = [query.subquery(f"asked_{place}") for place in range(count)]
+    return union_all(
+        *(select(literal_column(str(place), Integer), *part.c) for place, part in enumerate(parts))
+    )

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection
 
 from vigil.core.clock import Clock
 from vigil.errors import Reason, Refused, refused
@@ -21,6 +23,8 @@ BACKLOG: Final = 16_384
 """… until so many wait."""
 WAIT_S: Final = 3.0
 """How long a question waits for the index to reach what it must cover."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +84,22 @@ class Indexer:
         finally:
             self._waiting -= 1
         return done
+
+    async def read(self, size: int, read: Callable[[Connection], T]) -> T:
+        """Run in a read transaction in which every entry below ``size`` is in the index. Raises as ``reached``."""
+
+        def looked(connection: Connection) -> tuple[int, T | None]:
+            done = index_store.covered(connection)
+            return done, read(connection) if done >= size else None
+
+        done, found = await self._database.read(looked)
+        if done < size:
+            await self.reached(size)
+            done, found = await self._database.read(looked)
+        if found is None:
+            # Emptied in between, to be made anew.
+            raise _behind(done, size)
+        return found
 
     async def _step(self, done: int, size: int) -> int:
         if done == index_store.CLEARING:

@@ -5,7 +5,8 @@ The log picks, and says nothing of its own: what follows from the records is for
 two measurements come along without a gap, so that nothing in between can be left out.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,7 +24,6 @@ from vigil.evidence.indexer import Indexer
 from vigil.evidence.proved import Records, Row
 from vigil.evidence.service import Checkpointer
 from vigil.evidence.store import StoredEntry, has_visible_record
-from vigil.storage import Database
 
 _IAT: Final = 6
 MAX_HOLDS: Final = 32
@@ -64,13 +64,11 @@ class Moments:
     def __init__(
         self,
         *,
-        database: Database,
         checkpointer: Checkpointer,
         indexer: Indexer,
         size: Callable[[], Awaitable[int]],
         clock: Clock,
     ) -> None:
-        self._database = database
         self._checkpointer = checkpointer
         self._indexer = indexer
         self._size = size
@@ -98,7 +96,6 @@ class Moments:
         if covering > await self._size():
             raise refused(Reason.RESOURCE_NOT_FOUND, f"The log has no {covering} entries.", number=covering)
         checkpoint = under or await self._checkpointer.newest(covering=covering or None)
-        await self._indexer.reached(checkpoint.size)
         scope = scope_of(reader)
 
         def read(connection: Connection) -> State:
@@ -110,7 +107,7 @@ class Moments:
             chosen = _Choice(connection, subject, time=time, below=below).made()
             return _answer(chosen, checkpoint, scope, below)
 
-        return await self._database.read(read)
+        return await self._indexer.read(checkpoint.size, read)
 
 
 def _is_visible(connection: Connection, subject: str, scope: Scope) -> bool:
@@ -205,17 +202,12 @@ class _Choice:
         return row, self._records.row(index)
 
     def _epochs(self) -> None:
-        last, first = [], []
-        for kind in sorted(STEPS):
-            last += index_store.last_of(
-                self._connection, REVOCATION_LOG, kind, until=self._time, below=self._below
-            )
-            first += index_store.first_of(
-                self._connection, REVOCATION_LOG, kind, after=self._time, below=self._below
-            )
+        steps = [(REVOCATION_LOG, kind) for kind in sorted(STEPS)]
+        last = index_store.last_of_each(self._connection, steps, until=self._time, below=self._below)
+        first = index_store.first_of_each(self._connection, steps, after=self._time, below=self._below)
         # The owner sends its steps in their order, so the log holds them in it.
-        self._chosen.add(Role.EPOCH_BEFORE, max(last, default=None))
-        self._chosen.add(Role.EPOCH_AFTER, min(first, default=None))
+        self._chosen.add(Role.EPOCH_BEFORE, max(itertools.chain.from_iterable(last), default=None))
+        self._chosen.add(Role.EPOCH_AFTER, min(itertools.chain.from_iterable(first), default=None))
 
     def _revocations(self, before: tuple[Row, Row | None] | None) -> None:
         subjects = [self._subject]
@@ -234,17 +226,11 @@ class _Choice:
                     self._build(f"build/{measured['firmware'].hex()}")
             if evidence is not None:
                 subjects.append(f"credential/{evidence.leaf.signer.hex()}")
-        for subject in dict.fromkeys(subjects):
-            for kind in ("revocation", "reinstatement"):
-                found = index_store.last_of(
-                    self._connection,
-                    subject,
-                    kind,
-                    until=self._time,
-                    below=self._below,
-                    limit=MAX_REVOCATIONS + 1,
-                )
-                self._many(Role.REVOCATION, found, MAX_REVOCATIONS)
+        asked = list(itertools.product(dict.fromkeys(subjects), ("revocation", "reinstatement")))
+        for found in index_store.last_of_each(
+            self._connection, asked, until=self._time, below=self._below, limit=MAX_REVOCATIONS + 1
+        ):
+            self._many(Role.REVOCATION, found, MAX_REVOCATIONS)
 
     def _build(self, subject: str) -> None:
         found = index_store.first_of(
@@ -293,25 +279,28 @@ class _Choice:
         """The device's numbered records: the two neighbours of the moment, and all between the measurements."""
         connection, subject, chosen = self._connection, self._subject, self._chosen
         until = index_store.entries_until(connection, self._time, size=self._below)
+        known = self._records.numbers(subject)
         newest = index_store.records_below(connection, subject, self._below)
-        neighbour = newest if until == self._below else index_store.records_below(connection, subject, until)
+        neighbour = newest
+        if until < self._below:
+            neighbour = index_store.records_below(connection, subject, until, known=known)
         chosen.newest_number = newest
         first, last = 1, min(neighbour + 1, newest)
         if before is not None:
             first = min(max(neighbour, 1), *(row.number(subject) for row in before if row is not None))
         last = newest if after is None else max(last, after[0].number(subject))
-        if neighbour:
-            chosen.add(Role.NEIGHBOUR_BEFORE, self._numbered(neighbour))
-        if neighbour < newest:
-            chosen.add(Role.NEIGHBOUR_AFTER, self._numbered(neighbour + 1))
-        if after is None and newest:
-            chosen.add(Role.NEWEST, self._numbered(newest))
+        span: dict[int, int] = {}
         if first >= 1 and last - first < MAX_CHAIN:
             chosen.first_number = first
-            chosen.chain = tuple(self._leaves(first, last))
-
-    def _leaves(self, first: int, last: int) -> Iterable[bytes]:
-        return self._records.leaves(self._numbered(number) for number in range(first, last + 1))
+            records = index_store.span(connection, subject, first, last)
+            chosen.chain = tuple(one.leaf for one in records)
+            span = {one.number: one.index for one in records}
+        if neighbour:
+            chosen.add(Role.NEIGHBOUR_BEFORE, span.get(neighbour) or self._numbered(neighbour))
+        if neighbour < newest:
+            chosen.add(Role.NEIGHBOUR_AFTER, span.get(neighbour + 1) or self._numbered(neighbour + 1))
+        if after is None and newest:
+            chosen.add(Role.NEWEST, span.get(newest) or self._numbered(newest))
 
     def _numbered(self, number: int) -> int:
         index = index_store.numbered(self._connection, self._subject, number)

@@ -5,12 +5,12 @@ once. So that an answer takes the same time in a log of any size, the statements
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, bindparam, literal_column, select
+from sqlalchemy import BigInteger, Connection, Select, bindparam, column, literal_column, select, values
 
 from vigil.core import cbor, cose, merkle
 from vigil.evidence.domain import Leaf, cover, decode_leaf, hash_of, recorded_leaf, siblings
@@ -19,8 +19,8 @@ from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.evidence.tables import BODY, CERTIFICATE, ENTRY, GROUP_COMMIT, NODE, STATEMENT
 from vigil.storage.rows import compiled, run
 
-NODES_AT_ONCE: Final = 12
-"""Nodes of one level in one look-up."""
+NODES_AT_ONCE: Final = 128
+"""Nodes in one look-up: those of the paths of ten records."""
 _sql = cache(compiled)
 
 _ENTRY = (
@@ -35,9 +35,19 @@ _DIGESTS = (
     .order_by(ENTRY.c.idx)
 )
 _BY_DIGEST = select(ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
-_NODES = select(NODE.c.position, NODE.c.hash).where(
-    NODE.c.level == bindparam("level"),
-    NODE.c.position.in_([bindparam(f"position{place}") for place in range(NODES_AT_ONCE)]),
+# A look-up for each of the values: compared as rows, SQLite would read the whole table.
+_KEY = (
+    values(column("level", BigInteger), column("position", BigInteger), name="node_key")
+    .data(
+        [
+            (bindparam(f"level{place}", type_=BigInteger), bindparam(f"position{place}", type_=BigInteger))
+            for place in range(NODES_AT_ONCE)
+        ]
+    )
+    .cte("node_key")
+)
+_NODES = select(NODE.c.level, NODE.c.position, NODE.c.hash).join(
+    _KEY, (NODE.c.level == _KEY.c.level) & (NODE.c.position == _KEY.c.position)
 )
 _COMMIT = (
     select(GROUP_COMMIT.c.first, GROUP_COMMIT.c["items"], GROUP_COMMIT.c.signer, GROUP_COMMIT.c.recorded)
@@ -87,9 +97,10 @@ class Records:
             self._rows[index] = found
         return found
 
-    def leaves(self, indexes: Iterable[int]) -> list[bytes]:
-        """The leaves of entries."""
-        return [self.leaf(index) for index in indexes]
+    def numbers(self, subject: str) -> list[tuple[int, int]]:
+        """The (number, index) of this subject's records among those that were read so far."""
+        found = ((row.number(subject), row.index) for row in self._rows.values())
+        return [one for one in found if one[0]]
 
     def index_of(self, digest: bytes) -> int | None:
         """Where a statement is recorded."""
@@ -135,17 +146,13 @@ class Records:
         found = {
             (0, position): merkle.leaf_hash(self.leaf(position)) for level, position in keys if not level
         }
-        levels: dict[int, list[int]] = {}
-        for level, position in keys:
-            if level:
-                levels.setdefault(level, []).append(position)
+        above = [key for key in keys if key[0]]
         sql = _sql(_NODES, self._connection.dialect)
-        for level, positions in levels.items():
-            for start in range(0, len(positions), NODES_AT_ONCE):
-                page = positions[start : start + NODES_AT_ONCE]
-                page += page[-1:] * (NODES_AT_ONCE - len(page))
-                rows = run(self._connection, sql, (level, *page))
-                found |= {(level, position): hashed for position, hashed in rows}
+        for start in range(0, len(above), NODES_AT_ONCE):
+            page = above[start : start + NODES_AT_ONCE]
+            page += page[-1:] * (NODES_AT_ONCE - len(page))
+            rows = run(self._connection, sql, tuple(itertools.chain.from_iterable(page)))
+            found |= {(level, position): hashed for level, position, hashed in rows}
         for level, position in keys:
             if (level, position) not in found:
                 raise LookupError(f"the log's tree lacks the subtree {position} of level {level}")

@@ -84,6 +84,7 @@ def delete_keys(connection: Connection, table: Table, keys: Sequence[Row]) -> No
         raise _translated(error, sql, errors, connection.dialect) from error
 
 
+@cache
 def _names(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.columns)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from tests.support.story import Story
 from tests.unit.evidence.conftest import Log, World, submission
@@ -207,6 +207,55 @@ async def test_how_many_records_stand_below_an_index(world: World) -> None:
     ]
     assert found == list(range(17))
     assert log.database.read_now(lambda c: index_store.records_below(c, "device/none", 5)) == 0
+    assert found == [
+        log.database.read_now(
+            lambda connection: index_store.records_below(
+                connection,
+                story.subject,
+                below,  # noqa: B023 - called at once
+                known=[(4, 3), (9, 8), (16, 15)],
+            )
+        )
+        for below in range(17)
+    ]
+
+
+async def test_several_questions_in_one_look_find_what_each_finds_alone(world: World) -> None:
+    log = world.open()
+    story = await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    kinds = ("hold", "result", "voucher", "receipt")
+    asked = [(story.subject, kind) for kind in kinds]
+    now = world.clock.now()
+
+    def look(connection: Connection) -> None:
+        last = index_store.last_of_each(connection, asked, until=now, below=14, limit=2)
+        assert last == [
+            index_store.last_of(connection, story.subject, kind, until=now, below=14, limit=2)
+            for kind in kinds
+        ]
+        assert [len(found) for found in last] == [2, 2, 0, 2]
+        after = now - 120_000
+        assert index_store.first_of_each(connection, asked, after=after, below=ALL) == [
+            index_store.first_of(connection, story.subject, kind, after=after, below=ALL) for kind in kinds
+        ]
+        assert index_store.last_of_each(connection, [], until=now, below=14) == []
+
+    log.database.read_now(look)
+
+
+async def test_a_span_of_a_subjects_records_is_whole_or_refused(world: World) -> None:
+    log = world.open()
+    story = await lived(world, log)
+
+    def span(last: int) -> list[index_store.Numbered]:
+        return log.database.read_now(lambda c: index_store.span(c, story.subject, 2, last))
+
+    assert [(one.number, one.index) for one in span(5)] == [(2, 1), (3, 2), (4, 3), (5, 4)]
+    leaves = log.database.read_now(lambda c: [row.leaf for row in c.execute(select(ENTRY).order_by("idx"))])
+    assert [one.leaf for one in span(5)] == leaves[1:5]
+    with pytest.raises(LookupError, match="lacks one of its records 2 to 17"):
+        span(17)
 
 
 # --- what is wrong is found
@@ -318,6 +367,27 @@ async def test_a_question_does_not_wait_for_ever(world: World, monkeypatch: pyte
         await idle.reached(16)
     assert caught.value.reason is Reason.EVIDENCE_UNAVAILABLE
     assert "covers 0 of the 16" in caught.value.refusals[0].sentence
+
+
+async def test_nobody_is_answered_from_an_index_that_is_being_emptied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+
+    async def size() -> int:
+        return 16
+
+    idle = Indexer(
+        database=log.database, size=size, clock=world.clock, metrics=LogMetrics(CollectorRegistry())
+    )
+    assert await idle.read(16, lambda _: "answer") == "answer"
+    log.database.write_now(index_store.begin_clearing)
+    monkeypatch.setattr(indexer, "WAIT_S", 0)
+    with pytest.raises(Refused) as caught:
+        await idle.read(16, lambda _: pytest.fail("asked"))
+    assert caught.value.reason is Reason.EVIDENCE_UNAVAILABLE
 
 
 # --- rows

@@ -112,9 +112,7 @@ async def room(world: World) -> Room:
         database=log.database, size=size, clock=world.clock, metrics=LogMetrics(CollectorRegistry())
     )
     log.tasks.append(asyncio.create_task(indexer.run()))
-    moments = Moments(
-        database=log.database, checkpointer=log.checkpointer, indexer=indexer, size=size, clock=world.clock
-    )
+    moments = Moments(checkpointer=log.checkpointer, indexer=indexer, size=size, clock=world.clock)
     return Room(world, log, moments, Story(world.pki, world.clock), world.reader("auditor"))
 
 
