@@ -11,13 +11,13 @@ from sqlalchemy import Connection
 
 from tests.benchmarks.parts import Part, least
 from tests.support.pki import ORGANIZATION, SITE, Credential
-from vigil.core import cose
 from vigil.core.clock import SystemClock
-from vigil.core.statements.bodies import Recorded
 from vigil.core.statements.envelope import Scribe, check, read_envelope
 from vigil.evidence import index_store, store
-from vigil.evidence.domain import Admitted, LogState, SubjectHead, sequence, subjects_of
-from vigil.evidence.store import NewEntry, SignedCommit
+from vigil.evidence.domain import Admitted, LogState, SubjectHead
+from vigil.evidence.intake import Submission, admitted_of
+from vigil.evidence.sequencer import write_commit
+from vigil.evidence.store import NewEntry
 from vigil.evidence.tables import METADATA
 from vigil.storage import open_database
 
@@ -76,43 +76,27 @@ def _behind(folder: Path, recorder: Credential, statements: Sequence[bytes]) -> 
 
 
 def _admitted(data: bytes) -> tuple[Admitted, NewEntry]:
-    statement = read_envelope(data)
-    admitted = Admitted(
-        kind=str(statement.kind),
-        digest=statement.digest,
-        signer=statement.signer,
-        number=statement.number,
-        subjects=subjects_of((f"site/{SITE}",), statement.subject),
-        bodies=(),
-    )
-    entry = NewEntry(
-        digest=statement.digest,
-        kind=admitted.kind,
-        organization=ORGANIZATION,
-        site=SITE,
-        statement=statement.sign1.without_chain,
-        bodies={},
-    )
-    return admitted, entry
+    submission = Submission(statement=data, subjects=(f"site/{SITE}",), organization=ORGANIZATION, site=SITE)
+    return admitted_of(submission, read_envelope(data), os.urandom)
 
 
 def _commit(
-    scribe: Scribe,
-    state: LogState,
-    batch: Sequence[tuple[Admitted, NewEntry]],
-    heads: dict[str, SubjectHead],
+    scribe: Scribe, state: LogState, batch: Sequence[tuple[Admitted, NewEntry]], heads: dict[str, SubjectHead]
 ) -> Callable[[Connection], LogState]:
     """As the sequencer does it."""
 
     def write(connection: Connection) -> LogState:
-        items = [admitted for admitted, _ in batch]
-        store.find_digests(connection, [item.digest for item in items])
-        commit = sequence(state, items, heads=heads, now=SystemClock().now())
-        body = Recorded(commit.root, commit.first, len(items), commit.after.time)
-        signed = SignedCommit(
-            cose.without_chain(scribe.sign(body, subject="log/vigil.test").data), scribe.thumbprint
+        store.find_digests(connection, [admitted.digest for admitted, _ in batch])
+        commit, _ = write_commit(
+            connection,
+            state,
+            batch,
+            chains={},
+            heads=heads,
+            now=SystemClock().now(),
+            scribe=scribe,
+            subject="log/vigil.test",
         )
-        store.write_commit(connection, commit, [entry for _, entry in batch], signed=signed, chains={})
         heads.update(commit.heads)
         return commit.after
 

@@ -11,11 +11,12 @@ import re
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
 from vigil.core.clock import Clock, Entropy
-from vigil.core.statements.envelope import StatementKind, check, read_envelope
+from vigil.core.statements.envelope import Statement, StatementKind, check, read_envelope
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence.domain import Admitted, keep_bodies, subjects_of
 from vigil.evidence.signers import Signers
@@ -186,8 +187,7 @@ class Intake:
                 who="the sender",
                 field="organization_id, site_id",
             )
-        subjects = subjects_of(submission.subjects, statement.subject)
-        bodies = keep_bodies(submission.bodies, self._entropy)
+        admitted, entry = admitted_of(submission, statement, self._entropy)
         try:
             signed = await self._signers.identify(statement, now=self._clock.now())
         except Refused as refusal:
@@ -198,20 +198,29 @@ class Intake:
                 ) from refusal
             raise
         check(statement, signed.identity)
-        admitted = Admitted(
-            kind=str(statement.kind),
-            digest=statement.digest,
-            signer=statement.signer,
-            number=statement.number,
-            subjects=subjects,
-            bodies=tuple(bodies),
-        )
-        entry = NewEntry(
-            digest=statement.digest,
-            kind=admitted.kind,
-            organization=submission.organization,
-            site=submission.site,
-            statement=statement.sign1.without_chain,
-            bodies=bodies,
-        )
         return Ready(admitted, entry, signed.chain, submission.size, answer, submission.effect)
+
+
+def admitted_of(
+    submission: Submission, statement: Statement[Any], entropy: Entropy
+) -> tuple[Admitted, NewEntry]:
+    """What is numbered and what is stored of a statement. Raises FIELD_INVALID, REQUEST_TOO_LARGE."""
+    subjects = subjects_of(submission.subjects, statement.subject)
+    bodies = keep_bodies(submission.bodies, entropy)
+    admitted = Admitted(
+        kind=str(statement.kind),
+        digest=statement.digest,
+        signer=statement.signer,
+        number=statement.number,
+        subjects=subjects,
+        bodies=tuple(bodies),
+    )
+    entry = NewEntry(
+        digest=statement.digest,
+        kind=admitted.kind,
+        organization=submission.organization,
+        site=submission.site,
+        statement=statement.sign1.without_chain,
+        bodies=bodies,
+    )
+    return admitted, entry

@@ -30,7 +30,7 @@ from vigil.evidence.domain import (
 from vigil.evidence.intake import Answer, Intake, Ready, Submission
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.signers import Signers
-from vigil.evidence.store import RecordedPlace, SignedCommit
+from vigil.evidence.store import NewEntry, RecordedPlace, SignedCommit
 from vigil.storage import Database
 
 MAX_COMMIT = 512
@@ -196,7 +196,16 @@ class Sequencer:
         places = _known_places(connection, known)
         outcome = _Outcome(state, [])
         if fresh:
-            commit, signed = self._write(connection, state, fresh)
+            commit, signed = write_commit(
+                connection,
+                state,
+                [(ready.admitted, ready.entry) for ready in fresh],
+                chains={ready.admitted.signer: ready.chain for ready in fresh if ready.chain is not None},
+                heads=self._heads_of(connection, [ready.admitted for ready in fresh]),
+                now=self.time(),
+                scribe=self._scribe,
+                subject=self._subject,
+            )
             recorded = cose.with_chain(signed.statement, self._recorded_chain)
             for index, (ready, path) in enumerate(zip(fresh, commit.paths, strict=True), commit.first):
                 places[ready.admitted.digest] = RecordedPlace(recorded, index, path)
@@ -205,18 +214,6 @@ class Sequencer:
             outcome.state, outcome.heads, outcome.added = commit.after, commit.heads, len(fresh)
         outcome.places = [places[ready.admitted.digest] for ready in batch]
         return outcome
-
-    def _write(
-        self, connection: Connection, state: LogState, fresh: Sequence[Ready]
-    ) -> tuple[Commit, SignedCommit]:
-        items = [ready.admitted for ready in fresh]
-        commit = sequence(state, items, heads=self._heads_of(connection, items), now=self.time())
-        body = kinds.Recorded(commit.root, commit.first, len(items), commit.after.time)
-        data = self._scribe.sign(body, subject=self._subject).data
-        signed = SignedCommit(cose.without_chain(data), self._scribe.thumbprint)
-        chains = {ready.admitted.signer: ready.chain for ready in fresh if ready.chain is not None}
-        store.write_commit(connection, commit, [ready.entry for ready in fresh], signed=signed, chains=chains)
-        return commit, signed
 
     def time(self) -> int:
         """The log's time now. Log time never goes back: a clock that leapt would end every permit until then.
@@ -278,6 +275,26 @@ class Sequencer:
         for ready in batch:
             if not ready.answer.done():
                 ready.answer.set_exception(error)
+
+
+def write_commit(
+    connection: Connection,
+    state: LogState,
+    fresh: Sequence[tuple[Admitted, NewEntry]],
+    *,
+    chains: Mapping[bytes, tuple[bytes, ...]],
+    heads: Mapping[str, SubjectHead],
+    now: int,
+    scribe: Scribe,
+    subject: str,
+) -> tuple[Commit, SignedCommit]:
+    """Number statements that are not in the log, promise them with one signature, and write them; ``now`` in ms."""
+    items = [admitted for admitted, _ in fresh]
+    commit = sequence(state, items, heads=heads, now=now)
+    body = kinds.Recorded(commit.root, commit.first, len(items), commit.after.time)
+    signed = SignedCommit(cose.without_chain(scribe.sign(body, subject=subject).data), scribe.thumbprint)
+    store.write_commit(connection, commit, [entry for _, entry in fresh], signed=signed, chains=chains)
+    return commit, signed
 
 
 def _known_places(connection: Connection, known: Mapping[bytes, int]) -> dict[bytes, RecordedPlace]:
