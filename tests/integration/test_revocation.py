@@ -39,6 +39,7 @@ from vigil.errors import Reason, Refused
 from vigil.revocation import store
 from vigil.revocation.__main__ import serve
 from vigil.revocation.bus import CHANNEL
+from vigil.rpc.paging import token_after
 from vigil.rpc.status import from_rpc_error, translated
 from vigil.run.configs import toml
 from vigil.storage import open_database
@@ -156,6 +157,11 @@ async def test_people_see_what_concerns_their_organization(world: World) -> None
     rest = await pages.ListRevocations(request, timeout=10)
     assert [entry.epoch for entry in (*first.entries, *rest.entries)] == [1, 2, 3]
     assert rest.next_page_token == ""
+    for token in ("2", "x" * 2000, token_after("2", "devices"), token_after("two", "revocations")):
+        request = revocation_pb2.ListRevocationsRequest(page_size=2, page_token=token)
+        with pytest.raises(Refused) as caught:
+            await translated(pages.ListRevocations(request, timeout=10))
+        assert caught.value.reason is Reason.FIELD_INVALID
 
 
 @pytest.mark.holds("stolen-signers", "rogue-revoker")

@@ -41,10 +41,13 @@ from vigil.revocation.domain import (
     second_person_required,
     subjects_of,
 )
+from vigil.rpc import paging
 from vigil.storage import Database, after_commit
 
 PAGE: Final = 100
 MAX_PAGE: Final = 500
+LIST: Final = "revocations"
+"""What its page tokens are bound to."""
 
 RevocationEntry = revocation_pb2.RevocationEntry
 
@@ -284,7 +287,7 @@ class Revocations:
     async def list(self, caller: Identity, *, page_size: int, page_token: str) -> Page:
         """A page of entries, oldest first. Raises FIELD_INVALID."""
         organization, after = _sees(caller), _after(page_token)
-        limit = min(page_size, MAX_PAGE) if page_size > 0 else PAGE
+        limit = paging.page_size(page_size, default=PAGE, most=MAX_PAGE)
         rows = await self._database.read(
             lambda connection: store.visible_page(
                 connection, organization=organization, after=after, limit=limit + 1
@@ -298,7 +301,8 @@ class Revocations:
                 page = page[:place]
                 break
         more = len(page) < len(rows)
-        return Page(tuple(value for _, value in page), str(page[-1][0]) if more else "")
+        token = paging.token_after(str(page[-1][0]), LIST) if more else ""
+        return Page(tuple(value for _, value in page), token)
 
     async def _revocation_of(self, digest: bytes) -> bytes | None:
         def run(connection: Connection) -> bytes | None:
@@ -368,13 +372,10 @@ def _sees(caller: Identity) -> str:
 
 
 def _after(token: str) -> int:
-    if not token:
+    """The epoch after which a page begins. Raises FIELD_INVALID."""
+    text = paging.after_of(token, LIST)
+    if not text:
         return 0
-    if not (token.isascii() and token.isdecimal() and len(token) <= 18):  # below 2^63
-        raise refused(
-            Reason.FIELD_INVALID,
-            "This page token was not given by this service.",
-            who="caller",
-            field="page_token",
-        )
-    return int(token)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):  # below 2^63
+        raise paging.foreign()
+    return int(text)
