@@ -88,18 +88,18 @@ class Indexer:
     async def read(self, size: int, read: Callable[[Connection], T]) -> T:
         """Run in a read transaction in which every entry below ``size`` is in the index. Raises as ``reached``."""
 
-        def looked(connection: Connection) -> tuple[int, T | None]:
+        def looked(connection: Connection) -> tuple[int, list[T]]:
             done = index_store.covered(connection)
-            return done, read(connection) if done >= size else None
+            return done, [read(connection)] if done >= size else []
 
         done, found = await self._database.read(looked)
-        if done < size:
+        if not found:
             await self.reached(size)
             done, found = await self._database.read(looked)
-        if found is None:
+        if not found:
             # Emptied in between, to be made anew.
             raise _behind(done, size)
-        return found
+        return found[0]
 
     async def _step(self, done: int, size: int) -> int:
         if done == index_store.CLEARING:
