@@ -19,8 +19,8 @@ from vigil.evidence.store import RecordedPlace, StoredEntry
 from vigil.evidence.tables import BODY, CERTIFICATE, ENTRY, GROUP_COMMIT, NODE, STATEMENT
 from vigil.storage.rows import compiled, run
 
-NODES_AT_ONCE: Final = 128
-"""Nodes in one look-up: those of the paths of ten records."""
+NODES_AT_ONCE: Final = (32, 128)
+"""Nodes in one look-up: those of one record's path, or of ten records' paths."""
 _sql = cache(compiled)
 
 _ENTRY = (
@@ -35,20 +35,6 @@ _DIGESTS = (
     .order_by(ENTRY.c.idx)
 )
 _BY_DIGEST = select(ENTRY.c.idx).where(ENTRY.c.digest == bindparam("digest"))
-# A look-up for each of the values: compared as rows, SQLite would read the whole table.
-_KEY = (
-    values(column("level", BigInteger), column("position", BigInteger), name="node_key")
-    .data(
-        [
-            (bindparam(f"level{place}", type_=BigInteger), bindparam(f"position{place}", type_=BigInteger))
-            for place in range(NODES_AT_ONCE)
-        ]
-    )
-    .cte("node_key")
-)
-_NODES = select(NODE.c.level, NODE.c.position, NODE.c.hash).join(
-    _KEY, (NODE.c.level == _KEY.c.level) & (NODE.c.position == _KEY.c.position)
-)
 _COMMIT = (
     select(GROUP_COMMIT.c.first, GROUP_COMMIT.c["items"], GROUP_COMMIT.c.signer, GROUP_COMMIT.c.recorded)
     .where(GROUP_COMMIT.c.first <= bindparam("idx"))
@@ -58,6 +44,20 @@ _COMMIT = (
 )
 _CHAIN = select(CERTIFICATE.c.chain).where(CERTIFICATE.c.thumbprint == bindparam("thumbprint"))
 _BODY = select(BODY.c.data).where(BODY.c.digest == bindparam("digest"))
+
+
+@cache
+def _nodes(count: int) -> Select[Any]:
+    """So many nodes by (level, position), a look-up for each: compared as rows, SQLite would read the whole table."""
+    places = [
+        (bindparam(f"level{place}", type_=BigInteger), bindparam(f"position{place}", type_=BigInteger))
+        for place in range(count)
+    ]
+    columns = column("level", BigInteger), column("position", BigInteger)
+    key = values(*columns, name="node_key").data(places).cte("node_key")
+    return select(NODE.c.level, NODE.c.position, NODE.c.hash).join(
+        key, (NODE.c.level == key.c.level) & (NODE.c.position == key.c.position)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +147,12 @@ class Records:
             (0, position): merkle.leaf_hash(self.leaf(position)) for level, position in keys if not level
         }
         above = [key for key in keys if key[0]]
-        sql = _sql(_NODES, self._connection.dialect)
-        for start in range(0, len(above), NODES_AT_ONCE):
-            page = above[start : start + NODES_AT_ONCE]
-            page += page[-1:] * (NODES_AT_ONCE - len(page))
+        most = NODES_AT_ONCE[-1]
+        for start in range(0, len(above), most):
+            page = above[start : start + most]
+            count = next(size for size in NODES_AT_ONCE if size >= len(page))
+            page += page[-1:] * (count - len(page))
+            sql = _sql(_nodes(count), self._connection.dialect)
             rows = run(self._connection, sql, tuple(itertools.chain.from_iterable(page)))
             found |= {(level, position): hashed for level, position, hashed in rows}
         for level, position in keys:
