@@ -143,6 +143,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     await asyncio.gather(*(world.appender.append(data, **OWNER) for data in holds))
     await world.counted(LONG, LONGER_THAN_AN_ANSWER)
     await world.prove("absent", "--subject", NONE)
+    for name, when in (("moment", "now"), ("before", "300d")):
+        world.proofs[name] = world.folder / name
+        await world.auditor.run("evidence", "at", MANY.partition("/")[2], when, "--proof", world.proofs[name])
     digests = [digest for _, digest in world.records]
     await world.prove("both", "--subject", MANY, "--subject", NONE, digests[0], digests[4])
     await world.prove("tail", "--subject", MANY, "--from", 4)
@@ -180,6 +183,15 @@ async def test_a_subject_is_checked_with_the_trust_bundle_alone(world: World, na
     value = world.check(name)
     assert value["not_proved"]
     assert world.proofs[name].stat().st_size < 16_000
+
+
+@pytest.mark.parametrize("name", ["moment", "before"])
+async def test_a_moment_is_checked_with_the_trust_bundle_alone(world: World, name: str) -> None:
+    """It takes along what the census counts of the device, to its newest record, and with it the log's key."""
+    (sentence,) = sentences(world.check(name), "completeness")
+    assert sentence.startswith(f"Records 1 to 5 of {MANY} are here")
+    assert "counts 5 in the log's first" in sentence
+    assert world.check(name, "--log", world.log_key)["holds"]
 
 
 async def test_a_long_history_is_proved_in_one_piece(world: World) -> None:

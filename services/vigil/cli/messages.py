@@ -1,11 +1,11 @@
 """Contracts' messages as JSON: ids bare, digests in hex, instants as RFC 3339 in UTC, enums by name in lower case."""
 
-import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from vigil.core.clock import rfc3339
 from vigil.core.statements.schema import Scalar
 
 STATEMENTS: Final = frozenset(
@@ -32,10 +32,7 @@ def plain(message: Message, *, omit: Collection[str] = STATEMENTS) -> dict[str, 
 
 def instant(ms: int | None) -> str | None:
     """RFC 3339 in UTC with milliseconds; None for 0, which stands for none."""
-    if not ms:
-        return None
-    moment = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(ms) if ms else None
 
 
 def scalar(value: Scalar) -> int | str | bool:

@@ -13,9 +13,11 @@ from vigil.cli.logbook import believed, entry_value, read_policy, record_of
 from vigil.cli.messages import instant
 from vigil.cli.options import UsageError
 from vigil.cli.output import DONE, REFUSED
+from vigil.cli.proving import FoundSubject, subject_proof
 from vigil.cli.session import Session
 from vigil.core.certificates import replace_file
 from vigil.core.moment import Role
+from vigil.errors import Reason, Refused
 from vigil.verify import Document, Finding, Proven, SubjectClaim, document_to_json
 from vigil.verify.facts import Fact, facts_of
 from vigil.verify.moment import Measurement, Moment, Seen, StateAnswer, StateRecord, Sure, work_out
@@ -37,15 +39,43 @@ _SURE: Final[Mapping[str, str]] = {
 }
 
 
-def document_of(answer: StateAnswer, *, note: str, trust_domain: str) -> Document:
-    """The answer to take away: every record, and the device's chain of leaves, under the one checkpoint."""
-    chain = SubjectClaim(subject=f"device/{answer.device}", first=answer.first_number, leaves=answer.chain)
+def document_of(
+    answer: StateAnswer, *, note: str, trust_domain: str, counted: FoundSubject | None = None
+) -> Document:
+    """The answer to take away: every record, and the device's chain of leaves, under the one checkpoint.
+
+    ``counted``: what a census says of the device's records from the chain's first one on.
+    """
+    records = {one.record.index: Proven(one.record, one.path) for one in answer.records}
+    leaves, census = answer.chain, None
+    if counted is not None:
+        # The census may count more than lies about the moment, or less.
+        leaves, census = max(leaves, counted.claim.leaves, key=len), counted.claim.census
+        records.setdefault(counted.census.record.index, counted.census)
+    claim = SubjectClaim(
+        subject=f"device/{answer.device}", first=answer.first_number, leaves=leaves, census=census
+    )
     return Document(
         trust_domain=trust_domain,
         checkpoint=note,
-        records=tuple(Proven(one.record, one.path) for one in answer.records),
-        subjects=(chain,) if answer.chain else (),
+        records=tuple(records[index] for index in sorted(records)),
+        subjects=(claim,) if leaves else (),
     )
+
+
+async def counted_of(session: Session, answer: StateAnswer, *, size: int) -> FoundSubject | None:
+    """What the newest census under the checkpoint of ``size`` entries says of the device.
+
+    None where it does not reach the answer's records, or there is none yet.
+    """
+    if not answer.chain:
+        return None
+    try:
+        return await subject_proof(session, f"device/{answer.device}", size=size, first=answer.first_number)
+    except Refused as refusal:
+        if refusal.reason in (Reason.RESOURCE_NOT_FOUND, Reason.FIELD_INVALID):
+            return None
+        raise
 
 
 async def show_state(
@@ -65,14 +95,28 @@ async def show_state(
     moment = work_out(answer, tree=seen.tree, verifier=session.verifier)
     holds = moment.holds and seen.consistency.holds is not False
     if proof is not None:
-        document = document_of(answer, note=state.checkpoint.note, trust_domain=session.context.trust_domain)
-        replace_file(proof, document_to_json(document).encode(), mode=0o644)
-        session.output.say(f"the proof is in {proof}: `vigil evidence check` needs no network for it")
+        await _take_away(session, state, answer, proof)
     if session.output.json:
         session.output.value({**moment_value(session, state, moment, seen), "holds": holds})
     else:
         _draw(session, state, moment, seen)
     return DONE if holds else REFUSED
+
+
+async def _take_away(session: Session, state: pb.StateAt, answer: StateAnswer, file: Path) -> None:
+    """Write the proof, and say how it is checked."""
+    counted = await counted_of(session, answer, size=state.checkpoint.size)
+    document = document_of(
+        answer,
+        note=state.checkpoint.note,
+        trust_domain=session.context.trust_domain,
+        counted=counted,
+    )
+    replace_file(file, document_to_json(document).encode(), mode=0o644)
+    key = "" if counted is not None else f" --log {state.checkpoint.verifier_key}"
+    session.output.say(
+        f"the proof is in {file}; with no network: vigil evidence check {file} --trust FILE{key}"
+    )
 
 
 async def device_id_of(session: Session, name: str) -> str:

@@ -16,6 +16,7 @@ from vigil.cli.recounting import recount
 from vigil.cli.session import Session
 from vigil.core.census import Item, Placed
 from vigil.core.certificates import ChainVerifier, TrustBundle, replace_file
+from vigil.core.clock import rfc3339
 from vigil.core.receipts import (
     CONSISTENCY,
     check_consistency_receipt,
@@ -108,26 +109,28 @@ async def _subjects(
     Where no witnesses are asked for, the first subject's proof brings a checkpoint that covers the newest census.
     """
     subjects = list(dict.fromkeys(asked.subjects))
-    found: list[_Found] = []
+    found: list[FoundSubject] = []
     if wanted is None and subjects:
-        found.append(await _subject(session, subjects.pop(0), size=0, first=asked.first))
+        found.append(await subject_proof(session, subjects.pop(0), size=0, first=asked.first))
         seen = await believed_checkpoint(session, found[0].checkpoint, wanted)
     else:
         seen = await newest_checkpoint(session, wanted)
     found += [
-        await _subject(session, subject, size=seen.tree.size, first=asked.first) for subject in subjects
+        await subject_proof(session, subject, size=seen.tree.size, first=asked.first) for subject in subjects
     ]
     return seen, [one.claim for one in found], {one.census.record.index: one.census for one in found}
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class FoundSubject:
+    """What a census says of a subject, with the census's own record, under a checkpoint."""
+
     claim: SubjectClaim
     census: Proven
     checkpoint: pb.Checkpoint
 
 
-async def _subject(session: Session, subject: str, *, size: int, first: int) -> _Found:
+async def subject_proof(session: Session, subject: str, *, size: int, first: int) -> FoundSubject:
     """What the newest census says of a subject, and its leaves from one number on, in as many calls as it takes."""
     leaves: list[bytes] = []
     request = pb.GetSubjectProofRequest(subject=subject, size=size, first=first)
@@ -150,7 +153,7 @@ async def _subject(session: Session, subject: str, *, size: int, first: int) -> 
         leaves=tuple(leaves),
         census=CensusProof(proof.census.index, items),
     )
-    return _Found(claim, Proven(record_of(proof.census), tuple(proof.inclusion_path)), proof.checkpoint)
+    return FoundSubject(claim, Proven(record_of(proof.census), tuple(proof.inclusion_path)), proof.checkpoint)
 
 
 async def _proven(session: Session, entry: pb.Entry, seen: Seen, *, witnessed: bool) -> Proven:
@@ -295,7 +298,7 @@ def _check_receipt(output: Output, data: bytes, believes: Believed) -> int:
         check_inclusion_receipt(receipt, believes.log_key, receipt.leaf)
         leaf = decode_leaf(receipt.leaf)
         return True, (
-            f"The log signed a root over this leaf: a {leaf.kind}, recorded at {leaf.log_time} ms, of statement "
+            f"The log signed a root over this leaf: a {leaf.kind}, recorded at {rfc3339(leaf.log_time)}, of statement "
             f"{leaf.digest.hex()}."
         )
 

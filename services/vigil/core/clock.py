@@ -1,5 +1,6 @@
 """Time and randomness as ports: nothing in Vigil reads a clock or a random source it was not given."""
 
+import datetime as dt
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -9,6 +10,15 @@ Entropy = Callable[[int], bytes]
 
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux's clock that counts suspended time too; elsewhere the best there is."""
+
+
+def rfc3339(ms: int) -> str:
+    """Write an instant (ms since the Unix epoch) in UTC (RFC 3339); one past the year 9999 as the number it is."""
+    try:
+        moment = dt.datetime.fromtimestamp(ms / 1000, dt.UTC)
+    except (OverflowError, OSError, ValueError):
+        return f"{ms} ms after 1970"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Clock(Protocol):

@@ -20,7 +20,8 @@ from vigil.core.clock import SystemClock
 from vigil.demo import steps_attack, steps_command, steps_moment, steps_outage, steps_revocation
 from vigil.demo.installation import RunningInstallation
 from vigil.demo.result import Came, Different, StepResult, Word
-from vigil.demo.world import World, build_world
+from vigil.demo.steps_command import pump_of
+from vigil.demo.world import PumpAt, World, build_world
 from vigil.errors import Refused
 from vigil.run.layout import DEFAULT_TRUST_DOMAIN, DataFolder
 
@@ -119,7 +120,7 @@ async def _demo(home: Path, *, output: str, stay: bool, pumps: int, sites: int) 
         code = 0 if all(result.as_expected for result in results) else 1
         if stay:
             staying.set()
-            _hints(words, data)
+            _hints(words, data, pump_of(world, 1))
             await stop.wait()
         return code
     except asyncio.CancelledError:
@@ -202,16 +203,18 @@ def _summary(results: list[StepResult], output: str) -> None:
     Console().print(table)
 
 
-def _hints(words: Console, data: Path) -> None:
+def _hints(words: Console, data: Path, pump: PumpAt) -> None:
+    """What to try with a pump that runs a build which is not revoked, and has no patient."""
     words.print("\n[bold]Everything is still running. In another terminal:[/]", highlight=False)
     for line in (
         f"export VIGIL_DATA={data}",
         "vigil status",
         "vigil context list",
         "vigil --context ada device list",
-        "vigil --context ada command send TAG-pump-013 set-occlusion-pressure -p occlusion_pressure=300 -w WO-1",
-        "vigil --context otto evidence history TAG-pump-001",
-        "vigil --context otto evidence at TAG-pump-001 5m",
+        f"vigil --context ada command send {pump.tag} set-occlusion-pressure -p occlusion_pressure=300 -w WO-1",
+        f"vigil --context otto evidence history {pump.tag}",
+        f"vigil --context otto evidence at {pump.tag} 1m --proof moment.json",
+        f"vigil evidence check moment.json --trust {DataFolder(data).trust}",
     ):
-        words.print(f"  {line}", highlight=False)
+        words.print(f"  {line}", highlight=False, soft_wrap=True)
     words.print("Ctrl-C stops it.", highlight=False)

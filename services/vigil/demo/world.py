@@ -33,6 +33,11 @@ from vigil.run.layout import DataFolder, runtime_folder
 ENROL_AT_ONCE = 8
 
 
+def asset_tag(name: str) -> str:
+    """What a pump's own hospital calls it."""
+    return f"TAG-{name}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PumpAt:
     """One enrolled pump: where it stands and who it is."""
@@ -42,6 +47,11 @@ class PumpAt:
     udi: str
     site: str
     fleet: FleetProcess
+
+    @property
+    def tag(self) -> str:
+        """Its asset tag."""
+        return asset_tag(self.name)
 
 
 @dataclass
@@ -259,7 +269,7 @@ async def enrol_pump(
         "identity",
         erin.enrolment.StartEnrolment,
         identity_pb2.StartEnrolmentRequest(
-            voucher=voucher.data, organization_id=HOSPITALS, site_id=site, asset_tag=f"TAG-{name}"
+            voucher=voucher.data, organization_id=HOSPITALS, site_id=site, asset_tag=asset_tag(name)
         ),
     )
     proof = await fleet.do("possession", name, nonce=started.nonce.hex())

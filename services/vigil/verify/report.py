@@ -7,6 +7,7 @@ from functools import partial
 from hmac import compare_digest
 
 from vigil.core.certificates import ChainVerifier
+from vigil.core.clock import rfc3339
 from vigil.core.witness_policy import WitnessPolicy, check_witnessed
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence.domain import decode_leaf
@@ -237,7 +238,7 @@ def _provenance(record: Record, verifier: ChainVerifier) -> tuple[bool | None, s
 
 def _recorded(record: Record, verifier: ChainVerifier) -> tuple[bool | None, str]:
     body = check_recorded(record, verifier)
-    return True, f"The log recorded it in a commit of {body.count} at {body.time} ms."
+    return True, f"The log recorded it in a commit of {body.count} at {rfc3339(body.time)}."
 
 
 def _integrity(record: Record, path: Sequence[bytes], tree: SignedTree) -> tuple[bool | None, str]:

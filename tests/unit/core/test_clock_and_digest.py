@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from vigil.core.clock import ManualClock, SystemClock
+from vigil.core.clock import ManualClock, SystemClock, rfc3339
 from vigil.core.digest import hex_digest, parse_hex_digest, sha256
 from vigil.errors import Reason, Refused
 
@@ -45,3 +45,9 @@ def test_anything_else_is_no_digest(text: str) -> None:
 def test_a_digest_of_another_length_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         hex_digest(b"short")
+
+
+def test_an_instant_is_written_for_people_and_any_number_is_one() -> None:
+    assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
+    assert rfc3339(1_795_881_356_055) == "2026-11-28T15:55:56.055Z"
+    assert rfc3339(2**63) == f"{2**63} ms after 1970"
