@@ -15,14 +15,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.benchmarks.bench_evidence import statements
 from tests.benchmarks.big_log import BigLog, KeptPki, big_log
 from tests.benchmarks.result import Growth, Progress, Result, Row, percentile, split, under
 from tests.support.evidence import EvidenceProcess
+from tests.support.pki import ORGANIZATION, SITE
 from vigil.api.evidence.v1 import evidence_pb2 as pb
 from vigil.api.evidence.v1 import evidence_pb2_grpc
 from vigil.cli.moment import answer_of
 from vigil.core.clock import SystemClock
+from vigil.core.statements.bodies import Decision
+from vigil.core.statements.envelope import Statement
+from vigil.evidence import store
+from vigil.evidence.domain import Scope
+from vigil.evidence.moment import read_state
+from vigil.evidence.tables import METADATA
+from vigil.feed.evidence import EvidenceAppender
 from vigil.rpc.channel import Channels
+from vigil.storage import open_database
 from vigil.verify import check_checkpoint
 from vigil.verify.moment import Sure, work_out
 
@@ -104,6 +114,11 @@ def _parts(figures: dict[str, float]) -> tuple[str, ...]:
     return (
         f"a call over mTLS that reads nothing (the newest checkpoint): p50 {figures['call_ms']:.2f} ms",
         f"CPU of the service a moment: {figures['moment_cpu_ms']:.2f} ms",
+        f"the records chosen and read with their proofs, alone and warm: p50 {figures['read_ms']:.2f} ms",
+        (
+            f"one statement recorded durably, by a caller who waits: p50 {figures['append_p50_ms']:.2f} ms,"
+            f" p99 {figures['append_p99_ms']:.2f} ms"
+        ),
         (
             "a row of 600 bytes made durable on this disk, as the record of a question is:"
             f" p50 {figures['durable_p50_ms']:.2f} ms, p99 {figures['durable_p99_ms']:.2f} ms"
@@ -161,6 +176,7 @@ async def _measured(log: BigLog, progress: Progress) -> dict[str, float]:
         }
         figures |= await _alone(stub, log.size)
         figures["memory_mb"] = process.memory_mb()
+        figures |= await _recorded(pki, process)
         figures["verified_ms"] = _verified(pki, answers[:: len(answers) // VERIFIED])
     progress(0.9)
     _forget(path)
@@ -168,6 +184,7 @@ async def _measured(log: BigLog, progress: Progress) -> dict[str, float]:
         times, _ = await _moments(stub, questions[-COLD:])
         figures |= {"cold_p50_ms": percentile(times, 0.5), "cold_p99_ms": percentile(times, 0.99)}
     figures["bare_ms"] = _bare(log)
+    figures["read_ms"] = _read(log, questions[:QUESTIONS])
     figures |= _durable(log)
     progress(1.0)
     return figures
@@ -244,6 +261,52 @@ async def _alone(stub: Any, size: int) -> dict[str, float]:
         "proof_p99_ms": percentile(times, 0.99),
         "call_ms": percentile(await _timed(stub.GetCheckpoint, calls), 0.5),
     }
+
+
+async def _recorded(pki: KeptPki, process: EvidenceProcess) -> dict[str, float]:
+    """Statements appended one after the other, as the record of each question is."""
+    tls = pki.service("policy").tls_files
+    channels = Channels(tls=tls, trust_domain=pki.trust_domain, clock=SystemClock())
+    channel = channels.service(process.address, "evidence")
+    made = statements(pki, WARM, lambda _: None)
+    async with EvidenceAppender(channel=channel, entropy=os.urandom) as appender:
+
+        async def append(statement: Statement[Decision]) -> None:
+            await appender.append(statement.data, organization_id=ORGANIZATION, site_id=SITE)
+
+        times = (await _timed(append, made))[WARM // 2 :]
+    await channels.close()
+    return {"append_p50_ms": percentile(times, 0.5), "append_p99_ms": percentile(times, 0.99)}
+
+
+def _read(log: BigLog, questions: list[pb.GetStateAtRequest]) -> float:
+    """What the log reads for an answer, in this process with nothing around it: median (ms)."""
+    database = open_database(
+        Path(log.folder) / "evidence" / "evidence.db",
+        metadata=METADATA,
+        migrations="vigil.evidence.migrations",
+    )
+    everything = Scope("", frozenset(), siteless=True, everything=True)
+    times = []
+    try:
+        checkpoint = database.read_now(store.load_checkpoint)
+        assert checkpoint is not None
+        for one in questions:
+            began = time.perf_counter()
+            database.read_now(
+                lambda connection: read_state(
+                    connection,
+                    f"device/{one.device_id}",  # noqa: B023 - called at once
+                    time=one.time_ms,  # noqa: B023 - called at once
+                    as_of=0,
+                    checkpoint=checkpoint,
+                    scope=everything,
+                )
+            )
+            times.append((time.perf_counter() - began) * 1000)
+    finally:
+        database.close()
+    return percentile(times[len(times) // 2 :], 0.5)
 
 
 def _verified(pki: KeptPki, answers: list[pb.StateAt]) -> float:

@@ -98,16 +98,25 @@ class Moments:
         checkpoint = under or await self._checkpointer.newest(covering=covering or None)
         scope = scope_of(reader)
 
-        def read(connection: Connection) -> State:
-            if not _is_visible(connection, subject, scope):
-                raise not_in_scope("device")
-            below = checkpoint.size
-            if as_of:
-                below = index_store.entries_until(connection, as_of, size=below)
-            chosen = _Choice(connection, subject, time=time, below=below).made()
-            return _answer(chosen, checkpoint, scope, below)
+        return await self._indexer.read(
+            checkpoint.size,
+            lambda connection: read_state(
+                connection, subject, time=time, as_of=as_of, checkpoint=checkpoint, scope=scope
+            ),
+        )
 
-        return await self._indexer.read(checkpoint.size, read)
+
+def read_state(
+    connection: Connection, subject: str, *, time: int, as_of: int, checkpoint: Checkpoint, scope: Scope
+) -> State:
+    """Choose and read, in one read transaction in which the index covers the checkpoint. Raises NOT_IN_SCOPE."""
+    if not _is_visible(connection, subject, scope):
+        raise not_in_scope("device")
+    below = checkpoint.size
+    if as_of:
+        below = index_store.entries_until(connection, as_of, size=below)
+    chosen = _Choice(connection, subject, time=time, below=below).made()
+    return _answer(chosen, checkpoint, scope, below)
 
 
 def _is_visible(connection: Connection, subject: str, scope: Scope) -> bool:
