@@ -272,7 +272,7 @@ async def test_a_closed_engine_refuses(engine: PolicyEngine) -> None:
 async def test_the_engines_agree_on_generated_questions(server: OpaServer) -> None:
     await server.ready()
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(batch=st.lists(documents() | mutilated_documents(), min_size=10, max_size=20))
     def agree(batch: list[dict[str, Any]]) -> None:
         assert asyncio.run(_answers(server, batch, "opa server")) == asyncio.run(

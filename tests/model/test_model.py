@@ -15,7 +15,7 @@ from tests.model.mutants import MUTANTS
 from tests.reliability import report
 
 ROOT = Path(__file__).parents[2]
-SCHEDULES = 18
+SCHEDULES = 12
 """Up to seed 17: among them are those that found defects, now mended. 7: devices that were not told; 13: receipts that
 were lost; 17: a pump that tried without a pause what its failing flash refused."""
 
