@@ -374,6 +374,27 @@ async def test_identity(breakable: Stack, injected: Injected) -> None:
     await stack.calm()
 
 
+@pytest.mark.parametrize("seconds", [-BACK, HOUR])
+async def test_gateway(breakable: Stack, injected: Injected, seconds: int) -> None:
+    """Safety actions never fail on a gateway's clock; what needs a decision works, or waits for the right time."""
+    stack = breakable
+    await stack.calm()
+    pump = stack.pumps(stack.first)[0]
+    gateway = stack.world.gateways[stack.first]
+    async with clocks.of(stack, gateway, seconds=seconds) as moved:
+        assert clocks.preloaded(stack.pids()[gateway])
+
+        async def alerted() -> bytes:
+            return await alert(stack, pump)
+
+        # The pumps come back to the gateway that was started again.
+        await eventually(alerted, what="a safety action under a clock that stands wrong", pause=0.5)
+        injected(1)
+        moved[gateway].right()
+        await works_again(stack, pump, 391)
+    await stack.calm()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("seconds", [-BACK, 20 * clocks.DAY])
 async def test_pump(breakable: Stack, injected: Injected, seconds: int) -> None:

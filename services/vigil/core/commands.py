@@ -11,10 +11,12 @@ from vigil.core import merkle
 from vigil.core.certificates import ChainVerifier, Identity, Kind
 from vigil.core.classes import MAX_CLOCK_SKEW_MS, MAX_INTENT_LIFETIME_MS
 from vigil.core.statements.bodies import (
+    ActionClass,
     ActionSpec,
     Approval,
     Command,
     Intent,
+    Mode,
     ParameterSpec,
     ParameterType,
     Profile,
@@ -127,14 +129,27 @@ def find_action(profile: Profile, name: str) -> ActionSpec:
     )
 
 
-def check_intent(intent: Statement[Intent], *, at: int) -> list[Refusal]:
-    """Lifetime of an intent, judged ``at`` its recorded time or now."""
+def said_by_nonce(intent: Statement[Intent], action: ActionClass) -> bool:
+    """Whether the nonce alone says when this is meant: class S1, at once, bound by the requester in person.
+
+    The pump gave the nonce out less than five seconds ago by its own monotonic clock, so the requester signs now. A
+    wall clock of ours that stands wrong must not be what a safety action fails on (docs/decisions/0018). A named
+    executor, or a later time, still needs the clock.
+    """
+    body = intent.body
+    return action is ActionClass.S1 and body.mode is Mode.NOW and body.executor is None
+
+
+def check_intent(intent: Statement[Intent], *, at: int | None) -> list[Refusal]:
+    """Lifetime of an intent, judged ``at`` its recorded time or now (ms); its form alone for None."""
     body = intent.body
     refusals = []
     if body.expires <= body.not_before or body.expires - body.not_before > MAX_INTENT_LIFETIME_MS:
         refusals.append(
             Refusal(Reason.STATEMENT_MALFORMED, "an intent lives longer than nothing and at most a week")
         )
+    if at is None:
+        return refusals
     if at >= body.expires:
         refusals.append(
             Refusal(Reason.INTENT_EXPIRED, "the intent has expired", "a new intent", "the requester")

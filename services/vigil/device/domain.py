@@ -27,6 +27,7 @@ from vigil.core.commands import (
     count_approvals,
     find_action,
     person_of,
+    said_by_nonce,
 )
 from vigil.core.profiles import LEAST_APPROVALS
 from vigil.core.statements.bodies import (
@@ -182,7 +183,8 @@ def admit(
         staged=staged,
         apply_not_after=_apply_not_after(read_one, permit),
     )
-    refusals = check_intent(read_one.intent, at=view.now)
+    at = None if said_by_nonce(read_one.intent, action.action_class) else view.now
+    refusals = check_intent(read_one.intent, at=at)
     if staged:
         refusals = [refusal for refusal in refusals if refusal.reason is not Reason.OUTSIDE_WINDOW]
     if permit is not None and permit.apply_not_after is not None and view.now >= permit.apply_not_after:

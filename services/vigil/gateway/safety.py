@@ -9,7 +9,14 @@ from typing import Protocol
 
 from vigil.core.certificates import Identity
 from vigil.core.clock import Clock
-from vigil.core.commands import check_command, check_intent, check_parameters, count_approvals, person_of
+from vigil.core.commands import (
+    check_command,
+    check_intent,
+    check_parameters,
+    count_approvals,
+    person_of,
+    said_by_nonce,
+)
 from vigil.core.statements.bodies import ActionClass, Approval, Command, Intent
 from vigil.core.statements.envelope import Statement, check, read
 from vigil.errors import Refusal, Refused
@@ -50,7 +57,7 @@ class Safety:
         check(command, caller)
         requester = person_of(intent, self._trust.verifier, at=now, grace=True)
         refusals = self._person_refusals(requester, target)
-        refusals += check_intent(intent, at=now)
+        refusals += check_intent(intent, at=None if said_by_nonce(intent, ActionClass.S1) else now)
         refusals += check_command(
             command, intent, signer=caller, requester=requester, device_id=device.device_id
         )

@@ -23,6 +23,7 @@ from vigil.core.commands import (
     find_action,
     format_scaled,
     record_leaf,
+    said_by_nonce,
     target_path,
     target_root,
 )
@@ -32,6 +33,7 @@ from vigil.core.statements.bodies import (
     Approval,
     Command,
     Intent,
+    Mode,
     ParameterSpec,
     ParameterType,
     Profile,
@@ -135,6 +137,24 @@ def test_an_intent_lives_inside_its_times(people: dict[str, Credential]) -> None
     assert [item.reason for item in early] == [Reason.OUTSIDE_WINDOW]
     ages = check_intent(intent_of(ada, expires=NOW + 8 * 86_400_000), at=NOW)
     assert [item.reason for item in ages] == [Reason.STATEMENT_MALFORMED]
+
+
+def test_a_nonce_alone_says_when_for_a_safety_action_at_once_by_the_requester(
+    people: dict[str, Credential],
+) -> None:
+    ada, ben = people["ada"], people["ben"]
+    assert said_by_nonce(intent_of(ada, mode=Mode.NOW), ActionClass.S1)
+    for action in ActionClass:
+        if action is not ActionClass.S1:
+            assert not said_by_nonce(intent_of(ada, mode=Mode.NOW), action)
+    assert not said_by_nonce(intent_of(ada, mode=Mode.IDLE), ActionClass.S1)
+    executed = intent_of(ada, mode=Mode.NOW, executor=ben.identity.key_thumbprint)
+    assert not said_by_nonce(executed, ActionClass.S1)
+    ages = check_intent(intent_of(ada, expires=NOW + 8 * 86_400_000), at=None)
+    assert [item.reason for item in ages] == [Reason.STATEMENT_MALFORMED]
+    assert (
+        check_intent(intent_of(ada, not_before=NOW + 86_400_000, expires=NOW + 2 * 86_400_000), at=None) == []
+    )
 
 
 def test_approvals_count_distinct_other_people_in_scope(pki: TestPki, people: dict[str, Credential]) -> None:

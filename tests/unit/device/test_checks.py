@@ -759,6 +759,27 @@ def test_s1_needs_no_permit_and_no_record(site: PumpSite, pump: TestPump) -> Non
     assert pump.hardware.pump.therapy is b.TherapyState.DELIVERING
 
 
+@pytest.mark.holds("clock-steps")
+@pytest.mark.parametrize(("begins", "ends"), [(3_600_000, 7_200_000), (-7_200_000, -3_600_000)])
+def test_s1_at_once_does_not_fail_on_a_clock(site: PumpSite, pump: TestPump, begins: int, ends: int) -> None:
+    """The pump's own nonce of five seconds says when; somebody else who binds one for it, or a later time, does not."""
+    now = site.clock.now()
+    window = {"not_before": now + begins, "expires": now + ends}
+    wrong = Reason.OUTSIDE_WINDOW if begins > 0 else Reason.INTENT_EXPIRED
+    answer = pump.command("hold", requester=site.safety, **window)
+    assert receipt(answer).outcome is b.Outcome.APPLIED
+    executor = {"executor": site.technician.identity.key_thumbprint}
+    bundle = site.bundle(
+        pump,
+        "hold",
+        nonce=pump.nonce(site.technician),
+        requester=site.safety,
+        executor=site.technician,
+        intent=site.intent(pump, "hold", {}, requester=site.safety, **window, **executor),
+    )
+    assert refused_for(pump, bundle) is wrong
+
+
 @pytest.mark.holds("stolen-safety")
 def test_s1_bears_an_expired_safety_credential_for_72_hours_and_no_other(
     site: PumpSite, pump: TestPump

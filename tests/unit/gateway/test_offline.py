@@ -57,6 +57,26 @@ async def test_an_expired_safety_credential_is_borne_for_72_hours(world: World) 
         assert await reason_of(me.prepare("quarantine")) is Reason.CERTIFICATE_EXPIRED
 
 
+@pytest.mark.holds("clock-steps")
+@pytest.mark.parametrize("ahead", [-HOUR, HOUR])
+async def test_a_safety_action_at_once_does_not_fail_on_the_gateways_clock(world: World, ahead: int) -> None:
+    world.seed()
+    window = {
+        "not_before": world.clock.now() - ahead,
+        "expires": world.clock.now() - ahead + 600_000,
+    }
+    async with world.running(), world.pump(), world.caller(world.technician) as me:
+        answer = await me.give("quarantine", **window)
+        assert answer.receipts
+        prepared = await me.prepare("quarantine")
+        executor = world.safety.identity.key_thumbprint
+        intent = world.intent("quarantine", requester=me.credential, executor=executor, **window)
+        async with world.caller(world.safety) as other:
+            command = world.command(intent, prepared.nonce, signer=world.safety)
+            reason = await reason_of(other.submit(intent, command))
+        assert reason is (Reason.OUTSIDE_WINDOW if ahead < 0 else Reason.INTENT_EXPIRED)
+
+
 @pytest.mark.holds("stolen-technician")
 async def test_an_expired_technician_is_not(world: World) -> None:
     world.seed()
