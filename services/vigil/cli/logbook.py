@@ -30,7 +30,9 @@ from vigil.verify import (
     SignedTree,
     check_checkpoint,
     check_consistency,
+    check_recorded,
     check_statement,
+    decode_leaf,
 )
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -74,30 +76,35 @@ async def show_checkpoint(session: Session, *, policy: Path | None = None, max_a
 
 
 def entry_value(session: Session, entry: pb.Entry) -> dict[str, Any]:
-    """A record as JSON: what was signed, by whom, and whether the signature holds (None: erased)."""
+    """A record as JSON: what was signed, by whom, and whether signature and the log's promise hold (None: erased).
+
+    Everything is said by the leaf, which the log has promised under this index, and by the statement: nothing by the
+    answer that brought them. Raises STATEMENT_MALFORMED for a leaf that is none.
+    """
+    leaf = decode_leaf(entry.leaf)
     value: dict[str, Any] = {
         "index": entry.index,
-        "kind": entry.kind,
-        "log_time": instant(entry.log_time_ms),
-        "digest": entry.digest.hex(),
-        "subjects": [f"{one.subject}#{one.number}" for one in entry.subjects],
+        "kind": leaf.kind,
+        "log_time": instant(leaf.log_time),
+        "digest": leaf.digest.hex(),
+        "subjects": [f"{one.subject}#{one.number}" for one in leaf.subjects],
         "signed_by": "",
         "verified": None,
         "says": None,
         "erased": erased_value(entry),
     }
-    if not entry.statement:
-        return value
+    record = record_of(entry)
     try:
-        signer = check_statement(record_of(entry), session.verifier)
+        check_recorded(record, session.verifier)
+        if entry.statement:
+            signer = check_statement(record, session.verifier)
+            value["verified"], value["signed_by"] = True, f"{signer.kind}/{signer.id}"
     except Refused as error:
         session.output.say(f"record {entry.index}: NOT VERIFIED: {error.refusals[0].sentence}")
         value["verified"] = False
-    else:
-        value["verified"] = True
-        value["signed_by"] = f"{signer.kind}/{signer.id}"
-    data = cose.with_chain(entry.statement, tuple(entry.chain)) if entry.chain else entry.statement
-    value["says"] = body_value(read_any(data).body)
+    if entry.statement:
+        data = cose.with_chain(entry.statement, tuple(entry.chain)) if entry.chain else entry.statement
+        value["says"] = body_value(read_any(data).body)
     return value
 
 
@@ -144,14 +151,29 @@ def body_value(value: Any) -> Any:
 
 
 async def find_entry(session: Session, name: str) -> pb.Entry:
-    """The record of that name: an index, or a statement's digest in hex. Raises UsageError, NOT_IN_SCOPE."""
+    """The record of that name: an index, or a statement's digest in hex. Raises UsageError, NOT_IN_SCOPE,
+    NOT_RECORDED for another one than that.
+    """
     if _HEX.fullmatch(name):
         request = pb.GetEntryRequest(digest=bytes.fromhex(name))
     elif name.isdecimal() and len(name) < 19:
         request = pb.GetEntryRequest(index=int(name))
     else:
         raise UsageError(f"{name!r} is neither an index nor a digest of 64 hexadecimal digits")
-    return await session.call("evidence", session.evidence.GetEntry, request)
+    entry = await session.call("evidence", session.evidence.GetEntry, request)
+    if request.digest != decode_leaf(entry.leaf).digest if request.digest else request.index != entry.index:
+        raise answers_another(f"record {name}")
+    return entry
+
+
+def answers_another(asked: str) -> Refused:
+    """NOT_RECORDED for an answer, however well proved, to another question than was asked."""
+    return refused(
+        Reason.NOT_RECORDED,
+        f"The log was asked for {asked}, and answered with something else.",
+        lifted_by="a log that answers what it is asked",
+        who="the log's operator",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from vigil.api.evidence.v1 import evidence_pb2 as pb
 from vigil.cli.durations import milliseconds
 from vigil.cli.logbook import Seen as SeenLog
-from vigil.cli.logbook import believed, entry_value, read_policy, record_of
+from vigil.cli.logbook import answers_another, believed, entry_value, read_policy, record_of
 from vigil.cli.messages import instant
 from vigil.cli.options import UsageError
 from vigil.cli.output import DONE, REFUSED
@@ -71,11 +71,13 @@ async def counted_of(session: Session, answer: StateAnswer, *, size: int) -> Fou
     if not answer.chain:
         return None
     try:
-        return await subject_proof(session, f"device/{answer.device}", size=size, first=answer.first_number)
+        found = await subject_proof(session, f"device/{answer.device}", size=size, first=answer.first_number)
     except Refused as refusal:
         if refusal.reason in (Reason.RESOURCE_NOT_FOUND, Reason.FIELD_INVALID):
             return None
         raise
+    # A census from before the device's first record says that there is none.
+    return found if found.claim.leaves else None
 
 
 async def show_state(
@@ -90,6 +92,8 @@ async def show_state(
         witnessed=policy is not None,
     )
     state = await session.call("evidence", session.evidence.GetStateAt, request)
+    if (state.device_id, state.time_ms) != (request.device_id, request.time_ms):
+        raise answers_another(f"{request.device_id} at {instant(request.time_ms)}")
     seen = await believed(session, state.checkpoint, None if policy is None else read_policy(policy))
     answer = answer_of(state)
     moment = work_out(answer, tree=seen.tree, verifier=session.verifier)
@@ -384,10 +388,11 @@ def _quiet_words(moment: Moment) -> str:
     if before is None:
         if after is None:
             return "no record of it is shown"
-        return (
+        words = (
             f"nothing was on record about it: its first record (index {after.index}) was taken "
             f"{local(after.leaf.log_time)}"
         )
+        return words if moment.quiet.proved else f"NOT PROVED: {words}"
     if after is None:
         return (
             f"its record {before.number(subject)} (index {before.index}, {local(before.leaf.log_time)}) is its newest: "

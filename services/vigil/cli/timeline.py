@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from vigil.api.evidence.v1 import evidence_pb2 as pb
-from vigil.cli.logbook import entry_value
+from vigil.cli.logbook import answers_another, entry_value
 from vigil.cli.messages import instant
 from vigil.cli.moment import apart, device_id_of, local, read_moment
 from vigil.cli.options import UsageError
@@ -15,6 +15,7 @@ from vigil.cli.output import DONE, REFUSED
 from vigil.cli.session import PAGE, Session
 from vigil.core.statements.envelope import read_any
 from vigil.errors import Refused
+from vigil.verify import decode_leaf
 
 _HEX: Final = {
     "request": "request_id",
@@ -46,6 +47,7 @@ async def show_history(
         raise UsageError("--to lies before --from")
     entries, following = await _entries(session, request, limit)
     rows = [{**entry_value(session, entry), "number": _number(entry, subject)} for entry in entries]
+    _check_order(rows, subject)
     _tell(rows, entries)
     if session.output.json:
         session.output.value({"records": rows, "subject": subject, "next": following})
@@ -120,7 +122,7 @@ def _tell(rows: Sequence[dict[str, Any]], entries: Sequence[pb.Entry]) -> None:
     """Add to each record what happened in words, when, and how long nothing had been recorded before it."""
     last, stale = None, None
     for row, entry in zip(rows, entries, strict=True):
-        taken = entry.log_time_ms
+        taken = decode_leaf(entry.leaf).log_time
         at = happened(entry)
         pause = 0 if last is None else taken - last
         gap = last is not None and (pause >= GAP_MS or (stale is not None and last < stale < taken))
@@ -134,7 +136,7 @@ def _tell(rows: Sequence[dict[str, Any]], entries: Sequence[pb.Entry]) -> None:
 
 def happened(entry: pb.Entry) -> int:
     """When it happened, by its signer's clock (ms); never later than the log took it."""
-    taken = int(entry.log_time_ms)
+    taken = decode_leaf(entry.leaf).log_time
     if not entry.statement:
         return taken
     try:
@@ -168,8 +170,22 @@ def _ms(text: str) -> int:
     return int(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
+def _check_order(rows: Sequence[Mapping[str, Any]], subject: str) -> None:
+    """Each record is about the subject, and none stands twice or before an earlier one. Raises NOT_RECORDED.
+
+    Some may be missing: those of other kinds, and what is not in one's scope.
+    """
+    last = (0, -1)
+    for row in rows:
+        place = row["number"], row["index"]
+        if place[0] <= last[0] or place[1] <= last[1]:
+            raise answers_another(f"the records of {subject} in their order")
+        last = place
+
+
 def _number(entry: pb.Entry, subject: str) -> int:
-    return next((int(one.number) for one in entry.subjects if one.subject == subject), 0)
+    links = decode_leaf(entry.leaf).subjects
+    return next((one.number for one in links if one.subject == subject), 0)
 
 
 # --- in words

@@ -222,7 +222,7 @@ def open_log(
             metrics=AuditMetrics(process.metrics),
         ),
         queries=QueryLog(sequencer=sequencer, scribes=scribes, clock=process.clock),
-        finder=Finder(database=database, indexer=indexer, size=size, clock=process.clock),
+        finder=Finder(indexer=indexer, size=size, clock=process.clock),
         book=book,
         metrics=metrics,
         clock=process.clock,

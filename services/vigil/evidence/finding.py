@@ -17,7 +17,6 @@ from vigil.evidence.indexer import Indexer
 from vigil.evidence.proved import Records
 from vigil.evidence.service import check_window
 from vigil.evidence.store import StoredEntry
-from vigil.storage import Database
 
 MAX_LOOKED_AT: Final = 2_000
 """Records that one call looks at, whether the reader may see them or not; the next call goes on from there."""
@@ -49,10 +48,7 @@ class Found:
 class Finder:
     """Answers which records there are. Nothing of it is a proof; each record can be proved."""
 
-    def __init__(
-        self, *, database: Database, indexer: Indexer, size: Callable[[], Awaitable[int]], clock: Clock
-    ) -> None:
-        self._database = database
+    def __init__(self, *, indexer: Indexer, size: Callable[[], Awaitable[int]], clock: Clock) -> None:
         self._indexer = indexer
         self._size = size
         self._clock = clock
@@ -70,7 +66,7 @@ class Finder:
         # What is recorded while somebody turns pages, these very questions among it, is none of the answer.
         size = await self._size()
         place, end = begun or (None, size)
-        end = min(end, await self._indexer.reached(min(end, size)))
+        end = min(end, size)
         scope = scope_of(reader)
 
         def read(connection: Connection) -> Found:
@@ -79,7 +75,7 @@ class Finder:
             token = "" if last is None or last == rows[-1] else paging.token_after(last, end, *asked)
             return Found(tuple(entries), token, end)
 
-        return await self._database.read(read)
+        return await self._indexer.read(end, read)
 
 
 def check_wanted(wanted: Wanted, *, now: int) -> None:

@@ -24,6 +24,7 @@ from vigil.verify.moment import MEASURED, Measurement, Moment, Seen, Sure
 
 _REINSTATERS: Final = 2
 _NOT_MEASURED: Final = "not measured before it"
+_NOT_READABLE: Final = "its last measurement is withheld, or was erased"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,12 @@ def facts_of(moment: Moment) -> tuple[Fact, ...]:
     )
 
 
-def _nothing(name: str, note: str = _NOT_MEASURED) -> Fact:
+def _nothing(name: str, note: str) -> Fact:
     return Fact(name=name, value="", sure=Sure.NO_EVIDENCE, note=note)
+
+
+def _unmeasured(moment: Moment, name: str) -> Fact:
+    return _nothing(name, _NOT_READABLE if moment.unreadable else _NOT_MEASURED)
 
 
 def _device(moment: Moment) -> Fact:
@@ -80,7 +85,10 @@ def _device(moment: Moment) -> Fact:
 def _measured(moment: Moment, name: str) -> Fact:
     sure = moment.sure[name]
     if moment.before is None:
-        return _nothing(name)
+        if moment.after is None or moment.unreadable:
+            return _unmeasured(moment, name)
+        later = getattr(moment.after.result.body.measurements, name).hex()
+        return Fact(name=name, value="", sure=sure, note=_NOT_MEASURED, more={"afterwards": later})
     measurement = moment.before
     body = measurement.result.body
     value = getattr(body.measurements, name).hex()
@@ -121,7 +129,7 @@ def _version(moment: Moment, measurement: Measurement) -> tuple[str, dict[str, A
 
 def _trust(moment: Moment) -> Fact:
     if moment.before is None:
-        return _nothing("trust")
+        return _unmeasured(moment, "trust")
     body = moment.before.result.body
     fresh = moment.time <= body.stale_at
     return Fact(
@@ -145,7 +153,7 @@ def _trust(moment: Moment) -> Fact:
 
 def _therapy(moment: Moment) -> Fact:
     if moment.before is None:
-        return _nothing("therapy")
+        return _unmeasured(moment, "therapy")
     body = moment.before.result.body
     fresh = moment.time <= body.therapy_stale_at
     return Fact(
@@ -163,7 +171,7 @@ def _custodian(moment: Moment) -> Fact:
     """Organization and site stand in the device's certificate, under the operator's root; a move reissues it."""
     measurement = moment.before
     if measurement is None or measurement.signer is None:
-        return _nothing("custodian")
+        return _unmeasured(moment, "custodian")
     signer = measurement.signer
     sites = ", ".join("every site" if site == EVERY else site for site in signer.sites)
     same = moment.after is not None and moment.after.signer is not None
@@ -187,7 +195,7 @@ def _custodian(moment: Moment) -> Fact:
 def _credential(moment: Moment) -> Fact:
     measurement = moment.before
     if measurement is None or measurement.signer is None:
-        return _nothing("credential")
+        return _unmeasured(moment, "credential")
     signer = measurement.signer
     standing = "valid"
     if moment.time > signer.not_after:
@@ -215,13 +223,13 @@ def _credential(moment: Moment) -> Fact:
 
 def _policy(moment: Moment) -> Fact:
     decisions = [pair for pair in moment.of(Decision) if pair[1].body.device == moment.device]
-    before = [pair for pair in decisions if pair[1].body.decided_at <= moment.time]
-    after = [pair for pair in decisions if pair[1].body.decided_at > moment.time]
+    before = [pair for pair in decisions if _decided(pair) <= moment.time]
+    after = [pair for pair in decisions if _decided(pair) > moment.time]
     if not before:
         return _nothing("policy", "nothing about this device was decided before that moment")
-    seen, statement = max(before, key=lambda pair: pair[1].body.decided_at)
+    seen, statement = max(before, key=_decided)
     body = statement.body
-    following = min(after, key=lambda pair: pair[1].body.decided_at)[1].body.bundle if after else None
+    following = min(after, key=_decided)[1].body.bundle if after else None
     return Fact(
         name="policy",
         value=body.bundle,
@@ -234,6 +242,10 @@ def _policy(moment: Moment) -> Fact:
     )
 
 
+def _decided(pair: tuple[Seen, Statement[Decision]]) -> int:
+    return pair[0].own(pair[1].body.decided_at)
+
+
 def _epoch(moment: Moment) -> Fact:
     """Epochs have no gaps: the step before the moment and the one after it leave room for no other."""
     steps = [
@@ -243,8 +255,8 @@ def _epoch(moment: Moment) -> Fact:
         for step in map(read_step, one.bodies)
         if step is not None
     ]
-    before = [pair for pair in steps if min(pair[1].time, pair[0].leaf.log_time) <= moment.time]
-    after = [pair for pair in steps if min(pair[1].time, pair[0].leaf.log_time) > moment.time]
+    before = [pair for pair in steps if pair[0].own(pair[1].time) <= moment.time]
+    after = [pair for pair in steps if pair[0].own(pair[1].time) > moment.time]
     following = min(step.epoch for _, step in after) if after else None
     if not before:
         known = following == 1
@@ -302,13 +314,13 @@ def holds_at(moment: Moment) -> list[dict[str, Any]]:
     said = [
         (seen, statement)
         for seen, statement in moment.of(Hold)
-        if statement.body.device == moment.device and statement.issued_at * 1000 <= moment.time
+        if statement.body.device == moment.device and seen.own(statement.issued_at * 1000) <= moment.time
     ]
     held = {hold.digest for hold in standing((statement for _, statement in said), at=moment.time)}
     return [
         {
             "index": seen.index,
-            "placed": statement.issued_at * 1000,
+            "placed": seen.own(statement.issued_at * 1000),
             "by": statement.issuer,
             "reason": statement.body.reason,
         }
@@ -382,7 +394,7 @@ def _is_step(seen: Seen) -> bool:
 def _step_time(seen: Seen, statement: Statement[Any]) -> int:
     """When the chain of revocations took it; when it was signed where that is not known."""
     step = next(filter(None, map(read_step, seen.bodies)), None)
-    return min(statement.issued_at * 1000 if step is None else step.time, seen.leaf.log_time)
+    return seen.own(statement.issued_at * 1000 if step is None else step.time)
 
 
 def _both(before: object, after: object) -> str:

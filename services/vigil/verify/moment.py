@@ -81,6 +81,10 @@ class Seen:
         """Whether nothing that was checked failed."""
         return all(one.holds is not False for one in self.findings)
 
+    def own(self, said: int) -> int:
+        """A time that it says itself (ms): a clock that stood ahead cannot make it later than the log took it."""
+        return min(said, self.leaf.log_time)
+
     def number(self, subject: str) -> int:
         """Its number among a subject's records; 0 when it is not about it."""
         return next((link.number for link in self.leaf.subjects if link.subject == subject), 0)
@@ -144,6 +148,8 @@ class Moment:
     sure: Mapping[str, Sure]
     seen: tuple[Seen, ...]
     findings: tuple[Finding, ...]
+    unreadable: bool = False
+    """A measurement up to the moment is on record and withheld or erased: what it says is not known."""
 
     @property
     def holds(self) -> bool:
@@ -181,7 +187,9 @@ def work_out(answer: StateAnswer, *, tree: SignedTree, verifier: ChainVerifier) 
         key=lambda one: (_at(one), one.result_index),
         default=None,
     )
-    complete = _chain(answer, seen, before, after)
+    unread = [one for one in seen if _is_unread(one, subject)]
+    complete = _chain(answer, seen, before, after, frozenset(one.leaf.digest for one in unread))
+    unreadable = before is None and any(one.leaf.log_time <= answer.time for one in unread)
     return Moment(
         device=answer.device,
         time=answer.time,
@@ -189,9 +197,10 @@ def work_out(answer: StateAnswer, *, tree: SignedTree, verifier: ChainVerifier) 
         after=after,
         between=_between(answer, seen, before, after, complete=complete.holds),
         quiet=_quiet(answer, seen, subject),
-        sure={name: _sure(name, before, after) for name in MEASURED},
+        sure={name: Sure.NO_EVIDENCE if unreadable else _sure(name, before, after) for name in MEASURED},
         seen=seen,
         findings=(complete,),
+        unreadable=unreadable,
     )
 
 
@@ -251,6 +260,11 @@ def _is_of(source: Seen, device: str) -> bool:
     )
 
 
+def _is_unread(one: Seen, subject: str) -> bool:
+    """Whether this is a proved result of the device of which nothing can be read: withheld, or erased."""
+    return one.leaf.kind == "result" and one.statement is None and one.holds and bool(one.number(subject))
+
+
 def _at(measurement: Measurement) -> int:
     """When it counts as made: when it was appraised, and never later than the log took it."""
     return min(measurement.result.body.appraised_at, measurement.times.log)
@@ -284,7 +298,7 @@ def _between(
     if before is not None and after is not None:
         boots = after.result.body.boot_count - before.result.body.boot_count
         grew = after.result.body.log_size - before.result.body.log_size
-    since = 0 if before is None else (before.times.device or _at(before))
+    since = 0 if before is None else _said_at(before, seen)
     until = None if after is None else after.times.log
     receipts = tuple(
         (one.index, one.statement.body)
@@ -292,13 +306,20 @@ def _between(
         if one.statement is not None
         and isinstance(one.statement.body, Receipt)
         and one.statement.body.device == answer.device
-        and since < one.statement.body.device_time
-        and (until is None or one.statement.body.device_time <= until)
+        and since < one.own(one.statement.body.device_time)
+        and (until is None or one.own(one.statement.body.device_time) <= until)
     )
     kinds: dict[str, int] = {}
     for leaf in _inside(answer, before, after):
         kinds[leaf.kind] = kinds.get(leaf.kind, 0) + 1
     return Between(boots=boots, log_grew=grew, receipts=receipts, records=kinds, complete=complete)
+
+
+def _said_at(measurement: Measurement, seen: Sequence[Seen]) -> int:
+    """When the device says to have measured, as the log counts it."""
+    source = next((one for one in seen if one.index == measurement.evidence_index), None)
+    said = measurement.times.device
+    return _at(measurement) if source is None or said is None else source.own(said)
 
 
 def _inside(answer: StateAnswer, before: Measurement | None, after: Measurement | None) -> Iterable[Leaf]:
@@ -317,7 +338,11 @@ def _inside(answer: StateAnswer, before: Measurement | None, after: Measurement 
 
 
 def _chain(
-    answer: StateAnswer, seen: Sequence[Seen], before: Measurement | None, after: Measurement | None
+    answer: StateAnswer,
+    seen: Sequence[Seen],
+    before: Measurement | None,
+    after: Measurement | None,
+    unread: frozenset[bytes],
 ) -> Finding:
     """Whether the chain of leaves is one, is proved, and shows no measurement that was left out."""
     subject = f"device/{answer.device}"
@@ -338,10 +363,15 @@ def _chain(
     if not trouble and any(digest not in digests for digest in ends):
         trouble = "a measurement is not among the device's records that were shown"
     if not trouble:
-        trouble = _left_out(leaves, before, after)
+        trouble = _left_out(leaves, before, after, unread, first=answer.first_number)
     last = answer.first_number + len(answer.chain) - 1
     if trouble:
         return Finding(Property.COMPLETENESS, False, f"The records of {subject} are not whole: {trouble}.")
+    if not unread.isdisjoint(digests):
+        words = (
+            f"A measurement among records {answer.first_number} to {last} of {subject} cannot be read here:"
+        )
+        return Finding(Property.COMPLETENESS, None, f"{words} it is withheld, or was erased.")
     words = (
         f"Records {answer.first_number} to {last} of {subject} follow one on the other: none was left out."
     )
@@ -358,12 +388,21 @@ def _broken(leaves: Sequence[Leaf], chain: Sequence[bytes], subject: str, first:
     return ""
 
 
-def _left_out(leaves: Sequence[Leaf], before: Measurement | None, after: Measurement | None) -> str:
-    """A result between the two measurements would have been one of them."""
+def _left_out(
+    leaves: Sequence[Leaf],
+    before: Measurement | None,
+    after: Measurement | None,
+    unread: frozenset[bytes],
+    *,
+    first: int,
+) -> str:
+    """A result between the two measurements would have been one of them, and so would one before the first shown."""
     digests = [leaf.digest for leaf in leaves]
+    if before is None and first != 1 and unread.isdisjoint(digests):
+        return f"the {first - 1} before them may hold a measurement"
     start = digests.index(before.result.digest) + 1 if before is not None else 0
     end = digests.index(after.result.digest) if after is not None else len(leaves)
-    if any(leaf.kind == "result" for leaf in leaves[start:end]):
+    if any(leaf.kind == "result" and leaf.digest not in unread for leaf in leaves[start:end]):
         return "a measurement between the two was not shown"
     return ""
 

@@ -17,6 +17,8 @@ from vigil.cli.options import UsageError
 from vigil.core.clock import ManualClock
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import KIND_OF
+from vigil.errors import Reason, Refused
+from vigil.evidence.domain import Leaf
 
 NOW = 1_790_000_000_000
 HOUR = 3_600_000
@@ -52,9 +54,15 @@ def test_what_was_erased_says_so() -> None:
     assert "missing" in timeline.words(row("intent", None))
 
 
+def taken(time: int, statement: bytes = b"") -> pb.Entry:
+    """A record of which the leaf alone says when the log took it."""
+    leaf = Leaf("hold", time, bytes(32), bytes(32), None, (), ())
+    return pb.Entry(leaf=leaf.encode(), statement=statement)
+
+
 def told(*entries: tuple[int, str, Any]) -> list[dict[str, Any]]:
     rows = [row(kind, says) for _, kind, says in entries]
-    timeline._tell(rows, [pb.Entry(log_time_ms=time) for time, _, _ in entries])
+    timeline._tell(rows, [taken(time) for time, _, _ in entries])
     return rows
 
 
@@ -75,13 +83,13 @@ def test_what_happened_before_the_log_took_it_has_its_own_time(tmp_path: Path) -
     def when(device_time: int) -> int:
         body = replace(EXAMPLES[b.Receipt], device_time=device_time)
         statement = scribe.sign(body, subject="device/dev-aaaaaaaaaaaaaaaa")
-        return timeline.happened(pb.Entry(log_time_ms=NOW, statement=statement.data))
+        return timeline.happened(taken(NOW, statement.data))
 
     assert when(NOW - HOUR) == NOW - HOUR
     # A clock that runs ahead does not make it happen after the log took it.
     assert when(NOW + HOUR) == NOW
-    assert timeline.happened(pb.Entry(log_time_ms=NOW)) == NOW
-    assert timeline.happened(pb.Entry(log_time_ms=NOW, statement=b"x")) == NOW
+    assert timeline.happened(taken(NOW)) == NOW
+    assert timeline.happened(taken(NOW, b"x")) == NOW
 
 
 def test_what_is_looked_for() -> None:
@@ -129,3 +137,12 @@ def test_what_is_no_moment(text: str) -> None:
 )
 def test_spans(ms: int, expected: str) -> None:
     assert apart(ms) == expected
+
+
+@pytest.mark.parametrize("places", [[(2, 1), (1, 2)], [(1, 2), (2, 1)], [(1, 1), (1, 1)], [(0, 1)]])
+def test_records_of_another_subject_or_out_of_their_order_are_refused(places: list[tuple[int, int]]) -> None:
+    rows = [{"number": number, "index": index} for number, index in places]
+    with pytest.raises(Refused) as caught:
+        timeline._check_order(rows, "device/dev-a")
+    assert caught.value.reason is Reason.NOT_RECORDED
+    timeline._check_order([{"number": 1, "index": 4}, {"number": 3, "index": 9}], "device/dev-a")

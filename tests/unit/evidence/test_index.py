@@ -107,7 +107,7 @@ async def found(
         return (await log.sequencer.state()).size
 
     with running(world, log) as made:
-        finder = Finder(database=log.database, indexer=made, size=size, clock=world.clock)
+        finder = Finder(indexer=made, size=size, clock=world.clock)
         given = {"page_size": 0, "page_token": "", **page}
         answer = await finder.find(reader, wanted, **given)  # type: ignore[arg-type]
     assert given["page_token"] or answer.covered == await size()

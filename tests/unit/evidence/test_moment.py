@@ -11,8 +11,11 @@ from tests.support.story import LIFETIME_MS, Story, firmware
 from tests.unit.evidence.conftest import Log, World
 from vigil.cli.moment import document_of
 from vigil.core.certificates import Identity
+from vigil.core.clock import ManualClock
 from vigil.core.statements.bodies import HoldAction, Outcome, Scope
+from vigil.core.statements.log_bodies import ErasureReason, ErasureWhat
 from vigil.errors import Reason, Refused
+from vigil.evidence.erased import Erased, erase
 from vigil.evidence.indexer import Indexer
 from vigil.evidence.intake import Submission
 from vigil.evidence.metrics import LogMetrics
@@ -346,6 +349,11 @@ async def test_anothers_record_is_withheld_and_still_counts(room: Room) -> None:
     state = await room.state(time)
     withheld = [one for one in state.records if one.withheld]
     assert [one.entry.index for one in withheld] == [2, 3]
+    moment = room.worked_out(state, time)
+    assert (moment.holds, moment.before, moment.unreadable) == (True, None, True)
+    assert [one.holds for one in moment.findings] == [None]
+    assert (moment.sure["firmware"], fact(moment, "firmware").value) == (Sure.NO_EVIDENCE, "")
+    assert "withheld" in fact(moment, "trust").note
     assert all(not one.entry.statement and not one.entry.chain for one in withheld)
     assert room.worked_out(state, time).before is None
 
@@ -401,6 +409,58 @@ async def test_a_measurement_left_out_is_found(room: Room) -> None:
     moment = room.worked_out(lying, time)
     assert not moment.holds
     assert "not shown" in moment.findings[0].sentence
+
+
+async def test_measurements_hidden_at_the_beginning_are_missed(room: Room) -> None:
+    """What begins in the middle and shows no measurement before the moment may have had one."""
+    await room.append(*room.story.measured(), room.story.decided())
+    time = room.pass_(1)
+    room.pass_(1)
+    await room.append(*room.story.measured())
+    honest = await room.state(time)
+    assert room.worked_out(honest, time).before is not None
+    for hidden in (2, 3):
+        records = tuple(one for one in honest.records if one.entry.index >= hidden)
+        lying = replace(
+            honest, records=records, chain=honest.chain[hidden:], first_number=honest.first_number + hidden
+        )
+        moment = room.worked_out(lying, time)
+        assert (moment.before, moment.holds, moment.between.complete) == (None, False, False)
+        assert "may hold a measurement" in moment.findings[0].sentence
+
+
+async def test_an_erased_measurement_is_not_one_that_was_left_out(room: Room) -> None:
+    await room.append(*room.story.measured())
+    room.pass_(1)
+    await room.append(*room.story.measured())
+    time = room.pass_(1)
+    await room.state(time)
+    gone = Erased(
+        what=ErasureWhat.STATEMENTS,
+        reason=ErasureReason.RETENTION,
+        reference="",
+        time=time,
+        people=("a", "b"),
+        records=(4, 5),
+    )
+    await room.log.database.write(lambda connection: erase(connection, [(3, ())], gone))
+    moment = await room.at(time)
+    assert (moment.holds, moment.before, moment.unreadable) == (True, None, True)
+    assert moment.findings[0].holds is None
+
+
+async def test_clocks_that_stand_ahead_make_nothing_later_than_the_log_took_it(room: Room) -> None:
+    ahead = ManualClock(room.now + 20_000)
+    story = Story(room.world.pki, ahead)
+    await room.append(*room.story.measured())
+    room.pass_(0.1)
+    await room.append(story.hold(), story.decided(), story.done("set-rate"))
+    time = room.pass_(0.1)
+    moment = await room.at(time)
+    assert moment.holds
+    assert fact(moment, "holds").value == "1"
+    assert fact(moment, "policy").value
+    assert [body.action for _, body in moment.between.receipts] == ["set-rate"]
 
 
 async def test_a_chain_with_a_gap_is_found(room: Room) -> None:
