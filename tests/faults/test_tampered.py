@@ -1,5 +1,6 @@
 """An insider at the tables of a real log: what is deleted, rewritten, reordered or withheld, and who notices."""
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -275,6 +276,51 @@ async def test_a_rewritten_node_of_the_tree_is_noticed_by_every_proof_that_needs
         words = await auditor.said("evidence", "prove", 0, code=3, json_output=False)
         assert "does not stand at its index" in " ".join(words.split())
     finally:
+        await process.stop()
+
+
+def deleted_old_entry(connection: sqlite3.Connection) -> int:
+    return connection.execute("DELETE FROM entry WHERE idx = 1").rowcount
+
+
+async def test_a_log_that_lacks_an_old_entry_goes_on_without_an_index(
+    log: Log, injected: Callable[[int], None]
+) -> None:
+    """The command leaves the index as it is; a service without one serves and records."""
+    process = log.copy()
+    tamper(process, deleted_old_entry)
+    injected(1)
+    await process.start()
+    auditor = log.auditor(process)
+    (auditor.folder / "config").mkdir()
+    shutil.copy(process.folder / "evidence.toml", auditor.folder / "config")
+    try:
+        for _ in range(2):
+            words = await auditor.said("evidence", "reindex", code=3)
+            assert "The log lacks the entry 1: the index was left as it is." in words
+    finally:
+        await process.stop()
+    with closing(sqlite3.connect(process.data / "evidence.db")) as connection:
+        connection.execute("UPDATE index_state SET covered = 0")
+        connection.commit()
+    await process.start()
+    channels = Channels(
+        tls=log.pki.service("policy").tls_files, trust_domain=log.pki.trust_domain, clock=SystemClock()
+    )
+    writer = HoldWriter(log.pki.person("p-safety", "safety"))
+    try:
+        words = await auditor.said("evidence", "find", "kind=hold", "--from", "2020-01-01", code=3)
+        assert "it stands still: the log lacks the entry 1" in words
+        async with EvidenceAppender(
+            channel=channels.service(process.address, "evidence"), entropy=os.urandom, streams=1
+        ) as appender:
+            for _ in range(3):
+                await appender.append(writer.hold(PUMP.partition("/")[2]).data, **OWNER)
+                await asyncio.sleep(1)
+        assert process.running
+        assert process.stderr.read_text().count("THE LOG IS DAMAGED: the log lacks the entry 1") == 1
+    finally:
+        await channels.close()
         await process.stop()
 
 

@@ -109,9 +109,15 @@ def read_named(leaf: bytes) -> Named:
     """Read what the index takes of a leaf that the log itself wrote. Raises STATEMENT_MALFORMED."""
     try:
         _, kind, log_time, _, _, _, links, bodies = cbor.decode(leaf)
-        return Named(kind, log_time, [link[0] for link in links], bodies)
-    except (ValueError, TypeError, IndexError):
+        named = Named(kind, log_time, [link[0] for link in links], [*bodies])
+    except (ValueError, TypeError, IndexError, KeyError):
         raise malformed("this is not a leaf of the log") from None
+    words = {str, type(kind), *map(type, named.subjects)}
+    if len(words) > 1 or type(log_time) is not int or not 0 <= log_time < 2**63:
+        raise malformed("this is not a leaf of the log")
+    if not all(type(body) is bytes for body in named.bodies):
+        raise malformed("this is not a leaf of the log")
+    return named
 
 
 def _time(issued: object, payload: dict[Any, Any], step: Step | None, otherwise: int) -> int:

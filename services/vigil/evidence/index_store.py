@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from vigil.core.moment import STEPS
-from vigil.evidence.index import INDEX_VERSION, Refers, Rows, read_named
+from vigil.errors import Refused
+from vigil.evidence.index import INDEX_VERSION, Named, Refers, Rows, read_named
 from vigil.evidence.store import load_bodies
 from vigil.evidence.tables import (
     ENTRY,
@@ -147,16 +148,22 @@ def covered(connection: Connection) -> int:
 
 
 def read_batch(connection: Connection, first: int, end: int) -> Batch:
-    """Make the rows of consecutive entries from the log. Raises LookupError when one is missing."""
-    entries, erased = [], []
+    """Make the rows of consecutive entries from the log. Raises LookupError for one that is missing or no leaf."""
+    entries: list[tuple[int, Named, bytes, Sequence[bytes]]] = []
+    erased: list[int] = []
     for index, data, statement in run(connection, _sql(_ENTRIES, connection.dialect), (first, end)):
-        named = read_named(data)
+        if index != first + len(entries):
+            break
+        try:
+            named = read_named(data)
+        except Refused:
+            raise LookupError(f"the log's entry {index} cannot be read") from None
         bodies = load_bodies(connection, named.bodies) if named.kind in STEPS else ()
         entries.append((index, named, statement or b"", bodies))
         if not statement:
             erased.append(index)
     if len(entries) != end - first:
-        raise LookupError(f"the log lacks {end - first - len(entries)} of the entries {first} to {end - 1}")
+        raise LookupError(f"the log lacks the entry {first + len(entries)}")
     return Batch(first, end, Rows.of(entries), frozenset(erased))
 
 

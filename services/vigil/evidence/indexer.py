@@ -21,6 +21,8 @@ BUSY: Final = 64
 """So many new entries in one pause: the log has better things to do than its index …"""
 BACKLOG: Final = 16_384
 """… until so many wait."""
+HOLE_S: Final = 5.0
+"""How long a hole in the log is left alone before somebody looks whether it is still there."""
 WAIT_S: Final = 3.0
 """How long a question waits for the index to reach what it must cover."""
 
@@ -42,15 +44,30 @@ class Indexer:
         self._wanted = asyncio.Event()
         self._waiting = 0
         self._moved = asyncio.Event()
+        self._hole = ""
 
     async def run(self) -> None:
-        """Index until cancelled, and begin again after the database was away."""
-        while True:
-            try:
-                await self._follow()
-            except Refused as refusal:
-                _log.warning("the index stands still: %s", refusal)
-                await asyncio.sleep(PAUSE_S)
+        """Index until cancelled; begin again after the database was away, and now and then at a hole of the log."""
+        try:
+            while True:
+                try:
+                    await self._follow()
+                except Refused as refusal:
+                    _log.warning("the index stands still: %s", refusal)
+                    await asyncio.sleep(PAUSE_S)
+                except LookupError as hole:
+                    self._stop_at(str(hole))
+                    await asyncio.sleep(HOLE_S)
+        finally:
+            self._hole = ""
+
+    def _stop_at(self, hole: str) -> None:
+        """Remember what the index cannot pass, and say it once."""
+        if hole != self._hole:
+            _log.error(
+                "THE LOG IS DAMAGED: %s. The index stands still; everything is recorded as before.", hole
+            )
+        self._hole = hole
 
     async def _follow(self) -> None:
         """Index what the log grows by. Raises STORAGE_UNAVAILABLE."""
@@ -77,8 +94,8 @@ class Indexer:
         try:
             while (done := await self._database.read(index_store.covered)) < size:
                 left = until - self._clock.monotonic()
-                if left <= 0:
-                    raise _behind(done, size)
+                if left <= 0 or self._hole:
+                    raise self._behind(done, size)
                 self._wanted.set()
                 await self._moves(min(left, PAUSE_S))
         finally:
@@ -98,7 +115,7 @@ class Indexer:
             done, found = await self._database.read(looked)
         if not found:
             # Emptied in between, to be made anew.
-            raise _behind(done, size)
+            raise self._behind(done, size)
         return found[0]
 
     async def _step(self, done: int, size: int) -> int:
@@ -108,6 +125,7 @@ class Indexer:
         batch = await self._database.read(lambda connection: index_store.read_batch(connection, done, end))
         done = await self._database.write(lambda connection: index_store.write_batch(connection, batch))
         self._metrics.indexed(done)
+        self._hole = ""
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         return done
@@ -124,13 +142,13 @@ class Indexer:
             async with asyncio.timeout(PAUSE_S):
                 await self._wanted.wait()
 
-
-def _behind(done: int, size: int) -> Refused:
-    return refused(
-        Reason.EVIDENCE_UNAVAILABLE,
-        f"The index covers {max(done, 0)} of the {size} entries that this answer must rest on; it is catching up.",
-        lifted_by="the same question a little later",
-        who="the log",
-        indexed=done,
-        needed=size,
-    )
+    def _behind(self, done: int, size: int) -> Refused:
+        why = f"it stands still: {self._hole}" if self._hole else "it is catching up"
+        return refused(
+            Reason.EVIDENCE_UNAVAILABLE,
+            f"The index covers {max(done, 0)} of the {size} entries that this answer must rest on; {why}.",
+            lifted_by="the log whole again" if self._hole else "the same question a little later",
+            who="the operator" if self._hole else "the log",
+            indexed=done,
+            needed=size,
+        )

@@ -27,13 +27,19 @@ from vigil.storage import Database, open_database
 
 BATCH: Final = 4_096
 """Entries in one transaction: tens of milliseconds."""
+COUNTED: Final = 65_536
+"""Entries counted in one look."""
 MAX_NAMED: Final = 20
 """Rows that differ which are named; all are counted."""
 DIFFERS: Final = 3
-"""Exit code."""
+"""Exit code: the index differs from the log, or the log lacks what it is made of."""
 
 Told = Callable[[int, int], None]
 """``told(done, all)``."""
+
+
+class HoleError(VigilError):
+    """The log lacks an entry, or has one that is none: no index can be made of it."""
 
 
 def size_of(database: Database) -> int:
@@ -42,10 +48,34 @@ def size_of(database: Database) -> int:
     return 0 if newest is None else int(newest) + 1
 
 
+def first_missing(database: Database) -> int | None:
+    """The first entry that the log lacks; None where it has all."""
+    size = size_of(database)
+    for first in range(0, size, COUNTED):
+        end = min(size, first + COUNTED)
+        inside = ENTRY.c.idx.between(first, end - 1)
+        query = select(func.count()).select_from(ENTRY).where(inside)
+        if database.read_now(lambda connection: connection.execute(query).scalar_one()) != end - first:  # noqa: B023 - called at once
+            indexes = select(ENTRY.c.idx).where(inside)
+            found = database.read_now(lambda connection: set(connection.execute(indexes).scalars()))  # noqa: B023 - called at once
+            return min(set(range(first, end)) - found)
+    return None
+
+
 def rebuild(database: Database, told: Told) -> int:
-    """Empty the index and make it again from the log; answers how many entries it covers."""
+    """Empty the index and make it again from the log; answers how many entries it covers.
+
+    Raises HoleError for a log that lacks an entry: an index that is older than the hole knows more than one made now.
+    """
+    missing = first_missing(database)
+    if missing is not None:
+        raise HoleError(f"the log lacks the entry {missing}: the index was left as it is")
     database.write_now(index_store.begin_clearing)
-    return catch_up(database, told)
+    try:
+        return catch_up(database, told)
+    except LookupError as error:
+        done = database.read_now(index_store.covered)
+        raise HoleError(f"{error}: the index covers {max(done, 0)} entries and cannot go on") from error
 
 
 def catch_up(database: Database, told: Told) -> int:
@@ -114,8 +144,16 @@ class Checked:
 
 
 def check(database: Database, told: Told) -> Checked:
-    """Hold every row of the index against the log: what it covers, no more and no less."""
+    """Hold every row of the index against the log: what it covers, no more and no less. Raises HoleError."""
     found = Checked(database.read_now(index_store.covered), size_of(database))
+    try:
+        _hold(database, found, told)
+    except LookupError as error:
+        raise HoleError(f"{error}: the index cannot be held against it") from error
+    return found
+
+
+def _hold(database: Database, found: Checked, told: Told) -> None:
     for first in range(0, found.covered, BATCH):
         end = min(found.covered, first + BATCH)
         batch = database.read_now(lambda connection: index_store.read_batch(connection, first, end))  # noqa: B023 - called at once
@@ -131,7 +169,6 @@ def check(database: Database, told: Told) -> Checked:
     told(found.covered, found.covered)
     if not found.holds:
         _name(database, found)
-    return found
 
 
 def _rows(rows: Rows) -> Iterator[tuple[Table, tuple[Any, ...]]]:
@@ -209,7 +246,10 @@ def _words(table: Table, row: Iterable[Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Rebuild or check, with a progress bar on stderr and one JSON object on stdout; 3 when the index differs."""
+    """Rebuild or check, with a progress bar on stderr and one JSON object on stdout; 3 when the index differs.
+
+    A log with a hole is refused with 3 too, and one that cannot be read ends it with 1: `refused` or `failed` says why.
+    """
     parser = argparse.ArgumentParser(prog="python -m vigil.evidence.reindex", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the evidence service's configuration")
     parser.add_argument("--check", action="store_true", help="hold the index against the log, change nothing")
@@ -218,8 +258,7 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(options.config, EvidenceConfig)
         database = open_database(config.database, metadata=METADATA, migrations="vigil.evidence.migrations")
     except VigilError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        return _ended("failed", error)
     try:
         if options.check:
             checked = _shown("check", lambda told: check(database, told))
@@ -227,9 +266,18 @@ def main(arguments: Sequence[str]) -> int:
             return 0 if checked.holds else DIFFERS
         covered = _shown("reindex", lambda told: rebuild(database, told))
         sys.stdout.write(json.dumps({"covered": covered}) + "\n")
+    except HoleError as error:
+        return _ended("refused", error)
+    except VigilError as error:
+        return _ended("failed", error)
     finally:
         database.close()
     return 0
+
+
+def _ended(how: str, error: VigilError) -> int:
+    sys.stdout.write(json.dumps({how: str(error)}) + "\n")
+    return DIFFERS if how == "refused" else 1
 
 
 def _shown(name: str, work: Callable[[Told], Any]) -> Any:

@@ -352,6 +352,61 @@ async def test_a_hole_in_the_log_is_no_index(world: World) -> None:
         log.database.read_now(lambda connection: index_store.read_batch(connection, 5, 9))
 
 
+@pytest.mark.parametrize("leaf", [None, b"\xff", cbor.encode([1, "hold", "then", 0, 0, 0, [], []])])
+async def test_the_service_stands_at_a_hole_and_goes_on_when_it_is_filled(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leaf: bytes | None
+) -> None:
+    """It says so once, questions are told which entry it is, and everything else is done as before."""
+    monkeypatch.setattr(indexer, "HOLE_S", 0.01)
+    log = world.open()
+    await lived(world, log)
+    row = log.database.read_now(lambda c: c.execute(select(ENTRY).where(ENTRY.c.idx == 7)).mappings().one())
+    broken = delete(ENTRY) if leaf is None else update(ENTRY).values(leaf=leaf)
+    log.database.write_now(lambda c: c.execute(broken.where(ENTRY.c.idx == 7)) and None)
+    with running(world, log) as made:
+        await asyncio.sleep(0.2)
+        with pytest.raises(Refused) as caught:
+            await made.reached(16)
+        assert caught.value.reason is Reason.EVIDENCE_UNAVAILABLE
+        assert "stands still: the log" in caught.value.refusals[0].sentence
+        assert "entry 7" in caught.value.refusals[0].sentence
+        await log.sequencer.append(submission(world.writer().hold()))
+        assert caplog.text.count("THE LOG IS DAMAGED") == 1
+        log.database.write_now(lambda c: c.execute(delete(ENTRY).where(ENTRY.c.idx == 7)) and None)
+        log.database.write_now(lambda c: c.execute(insert(ENTRY).values(**row)) and None)
+        await asyncio.sleep(0.2)
+        assert await made.reached(17) == 17
+    assert reindex.check(log.database, nothing).holds
+
+
+async def test_an_index_is_not_emptied_for_a_log_that_lacks_an_entry(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    before = rows_of(log)
+    log.database.write_now(lambda c: c.execute(delete(ENTRY).where(ENTRY.c.idx.in_([7, 9]))) and None)
+    monkeypatch.setattr(reindex, "COUNTED", 4)
+    with pytest.raises(reindex.HoleError, match="lacks the entry 7: the index was left as it is"):
+        reindex.rebuild(log.database, nothing)
+    assert rows_of(log) == before
+    assert log.database.read_now(index_store.covered) == 16
+    with pytest.raises(reindex.HoleError, match="lacks the entry 7: the index cannot be held against it"):
+        reindex.check(log.database, nothing)
+
+
+async def test_an_entry_that_is_none_is_named_when_it_is_met(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    reindex.rebuild(log.database, nothing)
+    log.database.write_now(
+        lambda c: c.execute(update(ENTRY).values(leaf=b"").where(ENTRY.c.idx == 7)) and None
+    )
+    with pytest.raises(reindex.HoleError, match="entry 7 cannot be read: the index covers 0 entries"):
+        reindex.rebuild(log.database, nothing)
+
+
 async def test_a_question_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     log = world.open()
     await lived(world, log)
