@@ -290,5 +290,7 @@ def _wrong(log: dict[str, Any] | None) -> list[str]:
         for one in log["audit"]["damages"]
     ]
     if log["older"]:
-        found.append("THE LOG IS AN OLDER COPY: its witnesses hold more of it, and no checkpoint is signed")
+        found.append(
+            "THE LOG IS AN OLDER COPY: its witnesses hold more or other than it, and no checkpoint is signed"
+        )
     return found

@@ -107,15 +107,11 @@ async def send_to_witnesses(
     metrics: LogMetrics,
 ) -> None:
     """Have every checkpoint cosigned, until cancelled."""
-
-    async def prove(old: int, new: int) -> tuple[bytes, ...]:
-        return (await reader.consistency(old, new)).path
-
     async with WitnessClient() as client:
         await Witnessing(
             book=book,
             newest=checkpointer.newest,
-            prove=prove,
+            prove=reader.growth,
             post=client.post,
             clock=clock,
             metrics=metrics,

@@ -16,6 +16,7 @@ from vigil.core.classes import MAX_CLOCK_SKEW_MS
 from vigil.core.clock import Clock
 from vigil.core.digest import DIGEST_BYTES
 from vigil.core.keys import load_private_key, store_private_key
+from vigil.core.merkle import verify_consistency
 from vigil.core.receipts import CONSISTENCY, INCLUSION, Proof, sign_receipt
 from vigil.core.witness_policy import WitnessPolicy
 from vigil.errors import Reason, Refused, refused
@@ -30,6 +31,7 @@ from vigil.evidence.domain import (
     is_subject,
     not_in_scope,
     open_note,
+    root_of,
     scope_of,
     sign_note,
     verifier_key,
@@ -146,7 +148,7 @@ class Checkpointer:
         """Sign the log as it is durable now, unless that is signed already; durable before it is answered.
 
         Raises EVIDENCE_UNAVAILABLE while the clock leaps (its time never goes back either), and where enough witnesses
-        hold more of this log than is here.
+        hold more of this log than is here, or another history of it.
         """
         async with self._signing:
             state = await self._sequencer.state()
@@ -350,6 +352,29 @@ class LogReader:
                 raise _absent("checkpoint of that size", new_size)
             made = self._checkpointer.receipt(Proof(CONSISTENCY, old_size, new_size, path), signed)
         return Consistency(old_size, new_size, path, made)
+
+    async def growth(self, old_size: int, size: int) -> tuple[bytes, ...]:
+        """The consistency proof up to the checkpoint of ``size``, held against its root: who is given it and still
+        disagrees holds another history. Raises LookupError where the log is damaged.
+        """
+
+        def read(connection: Connection) -> tuple[bytes, ...]:
+            nodes = store.node_reader(connection)
+            path = consistency_path(old_size, size, nodes)
+            signed = store.load_checkpoint(connection, size)
+            if signed is None:
+                raise LookupError(f"the log lacks the checkpoint of {size}")
+            if old_size < size and not verify_consistency(
+                old_size=old_size,
+                new_size=size,
+                old_root=root_of(old_size, nodes),
+                new_root=signed.root,
+                path=path,
+            ):
+                raise LookupError("the stored tree does not lead to what was signed")
+            return path
+
+        return await self._database.read(read)
 
 
 def _page(

@@ -17,7 +17,7 @@ from vigil.core.notes import Cosignature, find_cosignature, parse_note, parse_si
 from vigil.core.witness_policy import KnownWitness
 from vigil.errors import Refused, VigilError
 from vigil.evidence.domain import Checkpoint
-from vigil.evidence.guard import HistoryGuard
+from vigil.evidence.guard import HistoryGuard, Holds
 from vigil.evidence.metrics import LogMetrics
 from vigil.evidence.witness_book import WitnessBook
 from vigil.evidence.witness_client import Answer, WitnessUnreachableError
@@ -35,11 +35,16 @@ _log = logging.getLogger(__name__)
 
 Post = Callable[[str, bytes], Awaitable[Answer]]
 Prove = Callable[[int, int], Awaitable[tuple[bytes, ...]]]
-"""The consistency proof from one size to another."""
+"""The consistency proof from one size to another's checkpoint. Raises LookupError where the log is damaged."""
+HOLDS: Final = {"ahead": Holds.MORE, "contradiction": Holds.OTHER}
+"""What a trouble says of what the witness holds; others say nothing."""
 
 
 class WitnessTrouble(VigilError):  # noqa: N818 - an outcome that is counted
-    """A witness did not take a checkpoint. ``what``: unreachable, refused, false, contradiction, ahead."""
+    """A witness did not take a checkpoint.
+
+    ``what``: unreachable, refused, false, contradiction, ahead, newer, unkept; damaged: this log has no proof for it.
+    """
 
     def __init__(self, what: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -67,6 +72,7 @@ class Follower:
         self.known = known
         self._backoff = FIRST_BACKOFF_S
         self._free_at = float("-inf")
+        self._damage = ""
         self.held = -1  # asked about the newest at every start: it may hold more than this log
         metrics.witness(name, known)
 
@@ -78,11 +84,15 @@ class Follower:
         """It holds this size."""
         self.known = self.held = size
         self._backoff = FIRST_BACKOFF_S
+        self._damage = ""
         self._metrics.witness(self.name, size)
 
     def failed(self, trouble: WitnessTrouble, *, at: float) -> None:
-        """Leave it alone for a while."""
-        _log.warning("witness %s: %s: %s", self.name, trouble.what, trouble)
+        """Leave it alone for a while. Damage of our own is said once, what a witness says as often as it does."""
+        damage = str(trouble) if trouble.what == "damaged" else ""
+        if not damage or damage != self._damage:
+            _log.warning("witness %s: %s: %s", self.name, trouble.what, trouble)
+        self._damage = damage or self._damage
         self._metrics.witness_trouble(self.name, trouble.what)
         self._free_at = at + self._backoff
         self._backoff = min(self._backoff * 2, LONGEST_BACKOFF_S)
@@ -92,7 +102,10 @@ class Follower:
         text = parse_note(checkpoint.note).text
         for _ in range(ATTEMPTS):
             old = min(self.known, checkpoint.size)
-            path = await self._prove(old, checkpoint.size)
+            try:
+                path = await self._prove(old, checkpoint.size)
+            except LookupError as error:
+                raise WitnessTrouble("damaged", f"it cannot be given a proof from {old}: {error}") from error
             try:
                 answer = await self._post(self._url, request_body(old, path, checkpoint.note))
             except WitnessUnreachableError as error:
@@ -216,11 +229,11 @@ class Witnessing:
             await self._book.keep(checkpoint, one.key, cosignature)
         except WitnessTrouble as trouble:
             words = f"{trouble.what}: {trouble}"
-            self._guard.heard(one.name, ahead=trouble.what == "ahead", trouble=words)
+            self._guard.heard(one.name, HOLDS.get(trouble.what, Holds.UNSAID), trouble=words)
             one.failed(trouble, at=self._clock.monotonic())
         except Refused as error:
-            self._guard.heard(one.name, ahead=False)
+            self._guard.heard(one.name, Holds.UNSAID)
             one.failed(WitnessTrouble("unkept", error.refusals[0].sentence), at=self._clock.monotonic())
         else:
-            self._guard.heard(one.name, ahead=False, size=checkpoint.size)
+            self._guard.heard(one.name, Holds.SAME, size=checkpoint.size)
             one.took(checkpoint.size)

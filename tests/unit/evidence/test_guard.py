@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from vigil.core.notes import cosigner_key
 from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Reason, Refused
-from vigil.evidence.guard import HistoryGuard
+from vigil.evidence.guard import HistoryGuard, Holds
 
 
 def policy(quorum: str = "quorum g") -> WitnessPolicy:
@@ -31,7 +31,7 @@ def test_every_witness_is_asked_once_before_anything_new_is_signed() -> None:
     guard = HistoryGuard(policy(), begun=True)
     for name in ("w0", "w1", "w2"):
         assert name in str(refusal(guard))
-        guard.heard(name, ahead=False)
+        guard.heard(name, Holds.SAME)
     guard.check()
 
 
@@ -39,13 +39,38 @@ def test_every_witness_is_asked_once_before_anything_new_is_signed() -> None:
 def test_enough_that_hold_more_stop_it_and_one_does_not() -> None:
     guard = HistoryGuard(policy(), begun=True)
     for name in ("w0", "w1", "w2"):
-        guard.heard(name, ahead=name == "w0")
+        guard.heard(name, Holds.MORE if name == "w0" else Holds.SAME)
     guard.check()
-    guard.heard("w2", ahead=True)
+    guard.heard("w2", Holds.MORE)
     assert guard.older
     assert "w0, w2 hold more" in str(refusal(guard))
-    guard.heard("w0", ahead=False)
+    guard.heard("w0", Holds.SAME)
     guard.check()
+
+
+@pytest.mark.holds("insider-evidence")
+def test_enough_that_hold_another_history_stop_it_and_one_does_not() -> None:
+    guard = HistoryGuard(policy(), begun=False)
+    guard.heard("w0", Holds.OTHER)
+    guard.check()
+    guard.heard("w0", Holds.MORE)
+    guard.heard("w0", Holds.OTHER)
+    guard.check()
+    guard.heard("w1", Holds.MORE)
+    assert "w1 hold more of this log than is here; w0 hold another history" in str(refusal(guard))
+    guard.heard("w1", Holds.OTHER)
+    assert "w0, w1 hold another history" in str(refusal(guard))
+    guard.heard("w1", Holds.SAME)
+    guard.check()
+
+
+def test_who_does_not_answer_takes_nothing_back() -> None:
+    guard = HistoryGuard(policy(), begun=False)
+    for name in ("w0", "w1"):
+        guard.heard(name, Holds.OTHER)
+        guard.heard(name, Holds.UNSAID, trouble="unreachable: nobody")
+    assert guard.older
+    assert guard.witnesses["w0"] == (0, "unreachable: nobody")
 
 
 def test_a_new_log_a_log_without_witnesses_and_one_without_a_quorum_wait_for_nobody() -> None:
@@ -53,5 +78,5 @@ def test_a_new_log_a_log_without_witnesses_and_one_without_a_quorum_wait_for_nob
     HistoryGuard(WitnessPolicy(), begun=True).check()
     guard = HistoryGuard(policy("quorum none"), begun=True)
     for name in ("w0", "w1", "w2"):
-        guard.heard(name, ahead=True)
+        guard.heard(name, Holds.OTHER)
     guard.check()

@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from prometheus_client import CollectorRegistry
+from sqlalchemy import delete, update
 
 from tests.support.stack import eventually
 from tests.unit.evidence.conftest import Log, World, submission
@@ -16,7 +17,9 @@ from vigil.core.notes import cosign, cosigner_key, parse_note
 from vigil.core.witness_policy import KnownWitness, WitnessPolicy, parse_witness_policy
 from vigil.errors import Reason, Refused
 from vigil.evidence.domain import Checkpoint
+from vigil.evidence.guard import HistoryGuard
 from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.tables import ENTRY, NODE
 from vigil.evidence.witness_book import WitnessBook
 from vigil.evidence.witness_client import Answer, WitnessClient, WitnessUnreachableError
 from vigil.evidence.witnessing import Follower, Post, Witnessing, WitnessTrouble
@@ -230,3 +233,104 @@ async def test_a_real_log_and_a_real_witness(world: World, tmp_path: Path) -> No
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await witness.stop()
+
+
+def policy_of(*names: str) -> tuple[WitnessPolicy, dict[str, Ed25519PrivateKey]]:
+    """Any two of these, each at a URL of its own."""
+    keys = {name: Ed25519PrivateKey.generate() for name in names}
+    lines = [
+        f"witness {name} "
+        f"{cosigner_key(name, key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))} http://{name}"
+        for name, key in keys.items()
+    ]
+    return parse_witness_policy("\n".join([*lines, f"group g 2 {' '.join(names)}", "quorum g"])), keys
+
+
+class Asked:
+    """A log's rounds with witnesses that answer as they are told to; ``cosigns``: those that are honest."""
+
+    def __init__(self, world: World, log: Log, cosigns: str, otherwise: Answer) -> None:
+        self.policy, self._keys = policy_of("w0", "w1", "w2")
+        self.bodies: dict[str, list[bytes]] = {name: [] for name in self._keys}
+        self.guard = log.checkpointer.guard = HistoryGuard(self.policy, begun=False)
+        self.cosigns, self.otherwise = cosigns, otherwise
+        self._rounds = Witnessing(
+            book=book_of(log, self.policy),
+            newest=log.checkpointer.newest,
+            prove=log.reader.growth,
+            post=self._post,
+            clock=world.clock,
+            metrics=LogMetrics(CollectorRegistry()),
+            guard=self.guard,
+        )
+        self._clock = world.clock
+
+    async def _post(self, url: str, body: bytes) -> Answer:
+        name = url.split("/")[2]
+        self.bodies[name].append(body)
+        if name not in self.cosigns.split():
+            return self.otherwise
+        text = body.decode().partition("\n\n")[2].rpartition("\n\n")[0] + "\n"
+        key = self._keys[name]
+        public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return Answer(200, "", cosign(text, time=1, name=name, public_key=public, sign=key.sign))
+
+    async def round(self) -> None:
+        await self._rounds._round()
+        await asyncio.sleep(0)
+        await asyncio.gather(*self._rounds._asking.values())
+        self._rounds._reap()
+        self._clock.advance(1000)
+
+    def knows(self, name: str, size: int) -> None:
+        next(one for one in self._rounds._followers if one.name == name).known = size
+
+
+async def test_enough_witnesses_of_another_history_stop_the_signer_and_one_does_not(world: World) -> None:
+    log = world.open()
+    first = await grown(world, log, 3)
+    asked = Asked(world, log, "w0 w1", Answer(422, "text/plain", "no\n"))
+    await asked.round()
+    assert not asked.guard.older, "one liar stops nothing"
+    asked.cosigns = "w0"
+    second = await grown(world, log, 1)
+    await asked.round()
+    assert asked.guard.older
+    assert asked.guard.witnesses["w1"][1].startswith("contradiction: ")
+    await log.sequencer.append(submission(world.writer().hold()))
+    with pytest.raises(Refused) as refused:
+        await log.checkpointer.sign()
+    assert refused.value.reason is Reason.EVIDENCE_UNAVAILABLE
+    assert "w1, w2 hold another history" in str(refused.value)
+    assert (first.size, second.size, (await log.checkpointer.newest()).size) == (3, 4, 4)
+    asked.cosigns = "w0 w1"
+    await asked.round()
+    assert (await log.checkpointer.sign()).size == 5
+
+
+@pytest.mark.parametrize("damage", ["entry", "node"])
+async def test_a_damaged_log_is_no_other_history_and_goes_on(
+    world: World, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """A witness whose proof leads over the place gets none; the others are served, and nothing stops."""
+    log = world.open()
+    await grown(world, log, 6)
+    gone = (
+        delete(ENTRY).where(ENTRY.c.idx == 2)
+        if damage == "entry"
+        else update(NODE).where(NODE.c.level == 1, NODE.c.position == 0).values(hash=bytes(32))
+    )
+    log.database.write_now(lambda connection: connection.execute(gone) and None)
+    asked = Asked(world, log, "", Answer(422, "text/plain", "no\n"))
+    asked.cosigns = "w2"
+    asked.knows("w0", 3)
+    asked.knows("w1", 3)
+    for _ in range(3):
+        await asked.round()
+    assert not asked.guard.older
+    for name in ("w0", "w1"):
+        assert asked.guard.witnesses[name][1].startswith("damaged: it cannot be given a proof from 3")
+        assert asked.bodies[name] == []
+    assert asked.guard.witnesses["w2"] == (6, "")
+    assert caplog.text.count("witness w0: damaged") == 1
+    assert (await grown(world, log, 1)).size == 7

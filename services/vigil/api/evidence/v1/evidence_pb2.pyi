@@ -950,7 +950,7 @@ class LogStatus(_message.Message):
     witnessed_size: _builtins.int
     """Under the newest checkpoint that enough witnesses hold; 0 where none is."""
     older: _builtins.bool
-    """Enough witnesses hold more than this log: an older copy was put back, and no checkpoint is signed."""
+    """Enough witnesses hold more than this log, or another history: an older copy, and no checkpoint is signed."""
     @_builtins.property
     def audit(self) -> Global___AuditStatus: ...
     @_builtins.property
