@@ -167,7 +167,7 @@ def _unindex(connection: Connection, index: int) -> None:
         .join(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
         .where(ENTRY.c.idx == index)
     ).one_or_none()
-    if row is None or index_store.covered(connection) <= index:
+    if row is None or index_store.covered(connection, held=True) <= index:
         return
     named = read_named(row.leaf)
     before, after = (Rows.of([(index, named, statement, ())]) for statement in (row.data, b""))

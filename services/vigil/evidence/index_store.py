@@ -28,6 +28,7 @@ from vigil.evidence.index import INDEX_VERSION, Named, Refers, Rows, read_named
 from vigil.evidence.store import load_bodies
 from vigil.evidence.tables import (
     ENTRY,
+    ERASED,
     GROUP_COMMIT,
     INDEX_STATE,
     KIND_TIME,
@@ -50,11 +51,17 @@ _sql = cache(compiled)
 _ZERO: Final[ColumnElement[int]] = literal_column("0", Integer)
 """Said in so many words: SQLite's dialect would add it as one more value."""
 _STATE = select(INDEX_STATE.c.version, INDEX_STATE.c.covered).where(INDEX_STATE.c.id == literal_column("1"))
+_HELD_STATE = _STATE.with_for_update()
 _ENTRIES = (
     select(ENTRY.c.idx, ENTRY.c.leaf, STATEMENT.c.data)
     .outerjoin(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
     .where(ENTRY.c.idx >= bindparam("first"), ENTRY.c.idx < bindparam("end"))
     .order_by(ENTRY.c.idx)
+)
+_ERASED = (
+    select(ERASED.c.idx)
+    .outerjoin(STATEMENT, STATEMENT.c.idx == ERASED.c.idx)
+    .where(ERASED.c.idx >= bindparam("first"), ERASED.c.idx < bindparam("end"), STATEMENT.c.idx.is_(None))
 )
 
 
@@ -139,9 +146,12 @@ class Batch:
     erased: frozenset[int]
 
 
-def covered(connection: Connection) -> int:
-    """Every entry below this is in the index; 0 where there is none, CLEARING while one is emptied."""
-    row = _row(connection, _STATE)
+def covered(connection: Connection, *, held: bool = False) -> int:
+    """Every entry below this is in the index; 0 where there is none, CLEARING while one is emptied.
+
+    ``held``: nobody else changes it before this transaction ends; SQLite has one writer at a time anyway.
+    """
+    row = _row(connection, _HELD_STATE if held else _STATE)
     if row is None:
         return 0
     return int(row[1]) if row[0] == INDEX_VERSION else CLEARING
@@ -168,9 +178,12 @@ def read_batch(connection: Connection, first: int, end: int) -> Batch:
 
 
 def write_batch(connection: Connection, batch: Batch) -> int:
-    """Add the rows that follow on what the index covers; answers what it covers then. Another's rows stay alone."""
-    done = covered(connection)
-    if done != batch.first:
+    """Add the rows that follow on what the index covers; answers what it covers then. Another's rows stay alone.
+
+    Nothing is added of a batch in which something was erased since it was read: it is to be read again.
+    """
+    done = covered(connection, held=True)
+    if done != batch.first or _erased(connection, batch) - batch.erased:
         return done
     rows = batch.rows
     # In the order of their keys: neighbours lie on one page.
@@ -179,6 +192,11 @@ def write_batch(connection: Connection, batch: Batch) -> int:
     add_missing_rows(connection, REFERENCE, sorted(rows.references))
     put_rows(connection, INDEX_STATE, [(1, INDEX_VERSION, batch.end)])
     return batch.end
+
+
+def _erased(connection: Connection, batch: Batch) -> set[int]:
+    rows = run(connection, _sql(_ERASED, connection.dialect), (batch.first, batch.end))
+    return {index for (index,) in rows}
 
 
 def prepare(connection: Connection) -> int:

@@ -8,14 +8,17 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, delete, insert, select, update
 
+from tests.support.databases import KINDS
 from tests.support.story import Story
 from tests.unit.evidence.conftest import Log, World, submission
 from vigil.core import cbor
 from vigil.core.certificates import Identity
 from vigil.core.salted import salted
 from vigil.core.statements.bodies import Scope
+from vigil.core.statements.log_bodies import ErasureReason, ErasureWhat
 from vigil.errors import Reason, Refused
-from vigil.evidence import index_store, indexer, paging, reindex
+from vigil.evidence import erasing, index_store, indexer, paging, reindex
+from vigil.evidence.erased import Erased, erase
 from vigil.evidence.finding import Finder, Wanted
 from vigil.evidence.index import INDEX_VERSION, Named, Refers, Rows, epoch_key, read_named
 from vigil.evidence.indexer import Indexer
@@ -44,7 +47,7 @@ async def lived(world: World, log: Log) -> Story:
 def rows_of(log: Log) -> dict[str, list[tuple[object, ...]]]:
     return {
         table.name: log.database.read_now(
-            lambda connection: [tuple(row) for row in connection.execute(select(table))]  # noqa: B023 - called at once
+            lambda connection: sorted(map(tuple, connection.execute(select(table))))  # noqa: B023 - called at once
         )
         for table in index_store.INDEX_TABLES
     }
@@ -306,6 +309,67 @@ async def test_what_was_erased_since_is_no_difference(world: World) -> None:
     # And an index made afterwards finds it by what its leaf says.
     reindex.rebuild(log.database, nothing)
     assert reindex.check(log.database, nothing).holds
+
+
+def erase_statement(log: Log, index: int) -> None:
+    """As an erasure's second half does, in its transaction."""
+    erased = Erased(
+        what=ErasureWhat.STATEMENTS,
+        reason=ErasureReason.REQUEST,
+        reference="",
+        time=1,
+        people=("p-one", "p-two"),
+        records=(14, 15),
+    )
+
+    def gone(connection: Connection) -> None:
+        erasing._unindex(connection, index)
+        erase(connection, [(index, ())], erased)
+
+    log.database.write_now(gone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_erased_while_a_batch_is_under_way_is_not_in_the_index(world: World) -> None:
+    log = world.open()
+    await lived(world, log)
+    erase_statement(log, 7)
+    first = log.database.read_now(lambda connection: index_store.read_batch(connection, 0, 5))
+    second = log.database.read_now(lambda connection: index_store.read_batch(connection, 5, 16))
+    erase_statement(log, 3)
+    # What was erased before it was read, or outside of it, holds no batch up; what was erased since does.
+    assert log.database.write_now(lambda connection: index_store.write_batch(connection, first)) == 0
+    assert all(not rows for rows in rows_of(log).values())
+    first = log.database.read_now(lambda connection: index_store.read_batch(connection, 0, 5))
+    assert log.database.write_now(lambda connection: index_store.write_batch(connection, first)) == 5
+    assert log.database.write_now(lambda connection: index_store.write_batch(connection, second)) == 16
+    made = rows_of(log)
+    assert all(row[2] not in (3, 7) or row[0] == Refers.BODY for row in made["reference"])
+    reindex.rebuild(log.database, nothing)
+    assert rows_of(log) == made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_index_goes_on_past_an_erasure_that_came_between(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = world.open()
+    await lived(world, log)
+    read, left = index_store.read_batch, [3]
+
+    def raced(connection: Connection, first: int, end: int) -> index_store.Batch:
+        batch = read(connection, first, end)
+        if left:
+            erase_statement(log, left.pop())
+        return batch
+
+    monkeypatch.setattr(index_store, "read_batch", raced)
+    with running(world, log) as made:
+        assert await made.reached(16) == 16
+    assert not left
+    behind = rows_of(log)
+    reindex.rebuild(log.database, nothing)
+    assert rows_of(log) == behind
 
 
 # --- faults
