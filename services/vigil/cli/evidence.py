@@ -162,7 +162,13 @@ def prove(
     ] = None,
     first: Annotated[
         int,
-        typer.Option("--from", metavar="NUMBER", min=1, help="With --subject: its records from this one."),
+        typer.Option(
+            "--from",
+            metavar="NUMBER",
+            min=1,
+            max=2**63 - 1,
+            help="With --subject: its records from this one.",
+        ),
     ] = 1,
     cose: Annotated[
         Path | None,

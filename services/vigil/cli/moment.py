@@ -16,6 +16,7 @@ from vigil.cli.output import DONE, REFUSED
 from vigil.cli.proving import FoundSubject, subject_proof
 from vigil.cli.session import Session
 from vigil.core.certificates import replace_file
+from vigil.core.clock import rfc3339
 from vigil.core.moment import Role
 from vigil.errors import Reason, Refused
 from vigil.verify import Document, Finding, Proven, SubjectClaim, document_to_json
@@ -158,10 +159,13 @@ def read_moment(text: str, *, now: int) -> int:
 
 
 def local(ms: int | None) -> str:
-    """An instant in the reader's own zone, with its offset."""
+    """An instant in the reader's own zone, with its offset; one that no calendar here has, as ``rfc3339`` writes it."""
     if ms is None:
         return ""
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).astimezone().isoformat(" ", "seconds")
+    try:
+        return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).astimezone().isoformat(" ", "seconds")
+    except (OverflowError, OSError, ValueError):
+        return rfc3339(ms)
 
 
 def answer_of(state: pb.StateAt) -> StateAnswer:

@@ -97,7 +97,8 @@ async def _look(output: Output, watch: Watch, watcher: Monitor, clock: Clock) ->
 
 def _keep(folder: Path, wrong: Wrong, *, log: str, notes: tuple[str, str], at: int) -> Path:
     """Write down what contradicts: both notes are signed by the log, so the file proves it to anybody."""
-    number = len(list(folder.glob("contradiction-*.json"))) + 1
+    numbers = (path.stem.partition("-")[2] for path in folder.glob("contradiction-*.json"))
+    number = max((int(one) for one in numbers if one.isascii() and one.isdecimal()), default=0) + 1
     path = folder / f"contradiction-{number}.json"
     value = {
         "what": wrong.what,
@@ -148,7 +149,10 @@ def _key(text: str, policy: WitnessPolicy | None) -> str:
     """The log's verifier key: itself, a file with it, or the policy's only log. Raises UsageError, FIELD_INVALID."""
     key = text
     if key and "+" not in key:
-        key = Path(key).read_text(encoding="utf-8").strip()
+        try:
+            key = Path(key).read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise UsageError(f"{key!r} is not a text in UTF-8") from None
     if not key and policy is not None and len(policy.logs) == 1:
         key = policy.logs[0]
     if not key:

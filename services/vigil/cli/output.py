@@ -133,6 +133,7 @@ class Output:
     def failure(self, status: str, sentence: str) -> None:
         """Tell what did not work without anybody refusing it."""
         if self.json:
+            sentence = sentence.encode(errors="replace").decode()  # it may name what was typed
             error = {"status": status, "reason": status, "sentence": sentence}
             error_full = {**error, "lifted_by": "", "who": "", "values": {}}
             self.value({"error": {**error_full, "all": [error_full]}})

@@ -52,6 +52,12 @@ def plainly(context: typer.Context, work: "Callable[[Output], int | None]") -> N
     except UsageError as error:
         output.failure("USAGE", str(error))
         code = USAGE
+    except UnicodeEncodeError as error:
+        # A lone surrogate stands for a byte of the command line that is not UTF-8; anything else is no input's fault.
+        if not all("\ud800" <= letter <= "\udfff" for letter in error.object[error.start : error.end]):
+            raise
+        output.failure("USAGE", "what was typed, or a file that it names, holds text that is not UTF-8")
+        code = USAGE
     except BrokenPipeError:
         # Whoever read has gone; nothing more can be said on this stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -52,7 +52,7 @@ async def show_history(
     if session.output.json:
         session.output.value({"records": rows, "subject": subject, "next": following})
     else:
-        _draw(session, rows)
+        _draw(session, rows, entries)
         if following:
             session.output.say(f"there is more: --page {following}")
     return DONE if all(row["verified"] is not False for row in rows) else REFUSED
@@ -80,7 +80,7 @@ async def find_records(session: Session, text: str, *, since: str, until: str, p
     if session.output.json:
         session.output.value(value)
     else:
-        _draw(session, [{**row, "gap_s": None} for row in rows])
+        _draw(session, [{**row, "gap_s": None} for row in rows], found)
         if request.page_token:
             session.output.say(f"there is more: --page {request.page_token}")
     return DONE if all(row["verified"] is not False for row in rows) else REFUSED
@@ -148,26 +148,20 @@ def happened(entry: pb.Entry) -> int:
     return min(said, taken)
 
 
-def _draw(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw(session: Session, rows: Sequence[Mapping[str, Any]], entries: Sequence[pb.Entry]) -> None:
     if not rows:
         session.output.say("nothing is on record there")
         return
     shown: list[tuple[object, ...]] = []
-    for row in rows:
+    for row, entry in zip(rows, entries, strict=True):
         if row["gap_s"] is not None:
             shown.append(("", f"... nothing recorded for {apart(row['gap_s'] * 1000)} ...", "", "", ""))
-        taken, happened = _ms(row["log_time"]), _ms(row["happened"])
+        taken, at = entry.log_time_ms, happened(entry)
         text = row["words"]
-        if taken - happened >= LATE_MS:
-            text += f" (the log took it {apart(taken - happened)} later, {local(taken)})"
-        shown.append((local(happened), text, row["signed_by"], row["index"], row["verified"]))
+        if taken - at >= LATE_MS:
+            text += f" (the log took it {apart(taken - at)} later, {local(taken)})"
+        shown.append((local(at), text, row["signed_by"], row["index"], row["verified"]))
     session.output.table(["when", "what", "signed by", "record", "verified"], shown)
-
-
-def _ms(text: str) -> int:
-    import datetime as dt
-
-    return int(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def _check_order(rows: Sequence[Mapping[str, Any]], subject: str) -> None:

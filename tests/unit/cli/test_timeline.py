@@ -3,6 +3,7 @@
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from vigil.api.evidence.v1 import evidence_pb2 as pb
 from vigil.cli import timeline
 from vigil.cli.logbook import body_value
 from vigil.cli.moment import apart, local, read_moment
-from vigil.cli.options import UsageError
+from vigil.cli.options import OutputMode, UsageError
+from vigil.cli.output import Output
 from vigil.core.clock import ManualClock
 from vigil.core.statements import bodies as b
 from vigil.core.statements.envelope import KIND_OF
@@ -22,6 +24,8 @@ from vigil.evidence.domain import Leaf
 
 NOW = 1_790_000_000_000
 HOUR = 3_600_000
+FAR = 300_000_000_000_000
+"""After the year 9999."""
 
 
 def row(kind: str, says: Any, **values: object) -> dict[str, Any]:
@@ -92,6 +96,27 @@ def test_what_happened_before_the_log_took_it_has_its_own_time(tmp_path: Path) -
     assert timeline.happened(taken(NOW, b"x")) == NOW
 
 
+@pytest.mark.parametrize(
+    ("device_time", "taken", "shown"),
+    [(0, NOW, "(the log took it"), (NOW, FAR, f"{FAR} ms after 1970"), (FAR, FAR, f"{FAR} ms after 1970")],
+)
+def test_a_time_that_no_calendar_has_is_shown(
+    device_time: int, taken: int, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scribe = TestPki(tmp_path).attester().scribe(ManualClock(NOW), numbered=True)
+    statement = scribe.sign(
+        replace(EXAMPLES[b.Receipt], device_time=device_time), subject="device/dev-aaaaaaaaaaaaaaaa"
+    )
+    entry = pb.Entry(log_time_ms=taken, statement=statement.data)
+    rows = [row("receipt", body_value(statement.body), signed_by="", index=0, verified=True)]
+    timeline._tell(rows, [entry])
+    session: Any = SimpleNamespace(output=Output(OutputMode.TABLE))
+    timeline._draw(session, rows, [entry])
+    out = capsys.readouterr().out
+    assert shown in out
+    assert local(device_time) in out
+
+
 def test_what_is_looked_for() -> None:
     assert timeline.wanted("kind=hold").kind == "hold"
     assert timeline.wanted("epoch=7").epoch == 7
@@ -123,6 +148,13 @@ def test_a_moment_without_an_offset_is_the_readers_own() -> None:
     here = dt.datetime(2026, 9, 14, 3, 12).astimezone()
     assert read_moment("2026-09-14T03:12", now=NOW) == int(here.timestamp() * 1000)
     assert local(int(here.timestamp() * 1000)) == here.isoformat(" ", "seconds")
+
+
+def test_a_moment_past_every_calendar_is_a_number() -> None:
+    assert local(FAR) == f"{FAR} ms after 1970"
+    assert local(2**64) == f"{2**64} ms after 1970"
+    assert local(0).startswith(("1970-01-01 ", "1969-12-31 "))
+    assert local(None) == ""
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "-5m", "2026-13-01", "2026-02-30T00:00", "99999999999"])

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from vigil.cli import monitoring
 from vigil.core.clock import ManualClock
 from vigil.core.digest import sha256
 from vigil.core.merkle import Frontier, leaf_hash, tree_root
@@ -365,3 +366,18 @@ async def test_an_entry_that_is_no_leaf_is_refused(watch: Watch) -> None:
 
 def test_migrations_make_the_tables() -> None:
     assert_migrations_match(METADATA, "vigil.monitor.migrations")
+
+
+@pytest.mark.parametrize(
+    ("there", "made"),
+    [((), 1), (("contradiction-2.json",), 3), (("contradiction-10.json", "contradiction-9.json"), 11)],
+)
+def test_no_contradiction_takes_the_place_of_another(
+    there: tuple[str, ...], made: int, tmp_path: Path
+) -> None:
+    for name in (*there, "contradiction-x.json"):
+        (tmp_path / name).write_text(name)
+    wrong = Wrong("tree", "it was rewritten")
+    kept = monitoring._keep(tmp_path, wrong, log="key", notes=("old", "new"), at=1)
+    assert kept.name == f"contradiction-{made}.json"
+    assert all((tmp_path / name).read_text() == name for name in there)
