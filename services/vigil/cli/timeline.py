@@ -156,7 +156,7 @@ def _draw(session: Session, rows: Sequence[Mapping[str, Any]], entries: Sequence
     for row, entry in zip(rows, entries, strict=True):
         if row["gap_s"] is not None:
             shown.append(("", f"... nothing recorded for {apart(row['gap_s'] * 1000)} ...", "", "", ""))
-        taken, at = entry.log_time_ms, happened(entry)
+        taken, at = decode_leaf(entry.leaf).log_time, happened(entry)
         text = row["words"]
         if taken - at >= LATE_MS:
             text += f" (the log took it {apart(taken - at)} later, {local(taken)})"

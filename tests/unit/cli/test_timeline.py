@@ -97,17 +97,17 @@ def test_what_happened_before_the_log_took_it_has_its_own_time(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("device_time", "taken", "shown"),
+    ("device_time", "log_time", "shown"),
     [(0, NOW, "(the log took it"), (NOW, FAR, f"{FAR} ms after 1970"), (FAR, FAR, f"{FAR} ms after 1970")],
 )
 def test_a_time_that_no_calendar_has_is_shown(
-    device_time: int, taken: int, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    device_time: int, log_time: int, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scribe = TestPki(tmp_path).attester().scribe(ManualClock(NOW), numbered=True)
     statement = scribe.sign(
         replace(EXAMPLES[b.Receipt], device_time=device_time), subject="device/dev-aaaaaaaaaaaaaaaa"
     )
-    entry = pb.Entry(log_time_ms=taken, statement=statement.data)
+    entry = taken(log_time, statement.data)
     rows = [row("receipt", body_value(statement.body), signed_by="", index=0, verified=True)]
     timeline._tell(rows, [entry])
     session: Any = SimpleNamespace(output=Output(OutputMode.TABLE))
