@@ -228,8 +228,8 @@ class _Builder:
         origin = origin_of(self._pki.trust_domain)
         key = LogKey.at(
             self._folder / "evidence" / "log.key",
+            database=database,
             origin=origin,
-            first_start=True,
             generate=Ed25519PrivateKey.generate,
         )
         root = state.frontier.root()

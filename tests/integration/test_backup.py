@@ -188,6 +188,23 @@ async def test_an_older_copy_put_back_by_hand_signs_no_second_history(world: Wor
     injected(1)
 
 
+async def test_an_archive_of_a_folder_whose_log_was_gone_is_refused(world: World, injected: Any) -> None:
+    await world.log.append("one", "two", "three")
+    await world.log.covering(3, witnessed=True)
+    await world.log.stop()
+    for path in (world.data / "evidence").glob("evidence.db*"):
+        path.unlink()
+    archive = await world.back_up("without.tar.gz", "--with-keys")
+    for asked in ((), ("--unwitnessed",), ("--log", world.key)):
+        error = await world.refusal(archive, *asked)
+        assert error["reason"] == "STATE_CONFLICT"
+        assert "holds no log" in error["sentence"]
+    apart = await world.restore(archive, "--new-log")
+    assert (apart / "evidence-before" / "log.key").exists()
+    assert not (apart / "evidence" / "log.key").exists()
+    injected(1)
+
+
 async def test_writers_do_not_disturb_a_backup_nor_it_them(world: World) -> None:
     stop = asyncio.Event()
 

@@ -283,6 +283,28 @@ async def test_a_log_whose_key_is_gone_does_not_start(world: World) -> None:
     assert await world.process.exit_code() == 1
 
 
+@pytest.mark.holds("insider-evidence")
+async def test_a_log_whose_database_is_gone_does_not_start(world: World) -> None:
+    """An empty one would be signed with the key that readers and witnesses know: a second history."""
+    for _ in range(3):
+        await world.appender().append(world.writer.hold().data, **OWNER)
+    before = await world.reader().GetCheckpoint(evidence_pb2.GetCheckpointRequest())
+    await world.process.stop()
+    kept = {path: path.read_bytes() for path in world.process.data.glob("evidence.db*")}
+    for path in kept:
+        path.unlink()
+    with pytest.raises(RuntimeError, match="restore the log's database, or move the key away"):
+        await world.process.start()
+    assert await world.process.exit_code() == 1
+    for path in world.process.data.glob("evidence.db*"):
+        path.unlink()
+    for path, data in kept.items():
+        path.write_bytes(data)
+    await world.process.start()
+    after = await world.reader().GetCheckpoint(evidence_pb2.GetCheckpointRequest())
+    assert after.size >= before.size
+
+
 # --- the spool
 
 

@@ -14,7 +14,6 @@ from vigil.core.statements.envelope import Scribe
 from vigil.core.statements.opened import OpenedSigner, open_signer
 from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Refused
-from vigil.evidence import store
 from vigil.evidence.audit import Auditor
 from vigil.evidence.census import CensusTaker
 from vigil.evidence.config import EvidenceConfig
@@ -175,8 +174,8 @@ def open_log(
     )
     key = LogKey.at(
         config.log_key,
+        database=database,
         origin=origin_of(config.trust_domain),
-        first_start=database.read_now(store.load_checkpoint) is None,
         generate=Ed25519PrivateKey.generate,
     )
     book = open_book(config, database=database, log_key=key.verifier_key, metrics=metrics)

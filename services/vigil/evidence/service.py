@@ -1,6 +1,7 @@
 """Checkpoints, proofs, records and histories: what the log answers to those who read it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,22 +62,59 @@ class LogKey:
 
     @classmethod
     def at(
-        cls, path: Path, *, origin: str, first_start: bool, generate: Callable[[], Ed25519PrivateKey]
+        cls, path: Path, *, database: Database, origin: str, generate: Callable[[], Ed25519PrivateKey]
     ) -> "LogKey":
         """Load the key, or make it (mode 0600) at the first start.
 
-        Raises LogDamagedError when the log has signed checkpoints and its key is gone, or is no Ed25519 key: a
-        new key would be another log.
+        Raises LogDamagedError when the log has signed checkpoints and its key is gone, or is no Ed25519 key, for a
+        new key would be another log; and when the key is not of this database, where it would sign a second history.
         """
+        if not path.exists() and database.read_now(store.load_checkpoint) is None:
+            cls._found(path, database=database, origin=origin, private=generate())
         if not path.exists():
-            if not first_start:
-                raise LogDamagedError(f"the key that signed this log's checkpoints is missing: {path}")
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            store_private_key(path, generate())
-        key = load_private_key(path)
-        if not isinstance(key, Ed25519PrivateKey):
+            raise LogDamagedError(f"the key that signed this log's checkpoints is missing: {path}")
+        private = load_private_key(path)
+        if not isinstance(private, Ed25519PrivateKey):
             raise LogDamagedError(f"{path} is not an Ed25519 key")
-        return cls(key, origin=origin)
+        own = cls(private, origin=origin)
+        own._claim(path, database)
+        return own
+
+    @classmethod
+    def _found(cls, path: Path, *, database: Database, origin: str, private: Ed25519PrivateKey) -> None:
+        """Make the key. The database first: one without the key begins again, a key without it must not exist."""
+        own = cls(private, origin=origin)
+        database.write_now(lambda connection: store.put_own_key(connection, own.verifier_key))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Another process on this database may have been first.
+        with contextlib.suppress(FileExistsError):
+            store_private_key(path, private)
+
+    def _claim(self, path: Path, database: Database) -> None:
+        """Hold the key against its database. One from before keys were kept there shows it by what it has signed."""
+        newest, own = database.read_now(
+            lambda connection: (
+                store.load_checkpoint(connection),
+                store.is_own_key(connection, self.verifier_key),
+            )
+        )
+        if newest is not None:
+            self.check(newest)
+        elif not own:
+            raise LogDamagedError(
+                f"the database knows nothing of the log that {path} signs, and going on would sign a second history of "
+                "it: restore the log's database, or move the key away to begin another log, of which readers and "
+                "witnesses must be told"
+            )
+        if not own:
+            database.write_now(lambda connection: store.put_own_key(connection, self.verifier_key))
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raises LogDamagedError for a checkpoint that this key did not sign."""
+        try:
+            open_note(checkpoint.note, self.verifier_key)
+        except Refused as error:
+            raise LogDamagedError("the log's key is not the one that signed its checkpoints") from error
 
     def sign(self, size: int, root: bytes) -> str:
         """Sign a checkpoint; answers the note."""
@@ -181,10 +219,7 @@ class Checkpointer:
 
     def _checked(self, newest: Checkpoint | None) -> Checkpoint | None:
         if newest is not None:
-            try:
-                open_note(newest.note, self._key.verifier_key)
-            except Refused as error:
-                raise LogDamagedError("the log's key is not the one that signed its checkpoints") from error
+            self._key.check(newest)
         return newest
 
     async def run(self) -> None:

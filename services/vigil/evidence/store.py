@@ -46,6 +46,7 @@ from vigil.evidence.tables import (
     ENTRY,
     GROUP_COMMIT,
     NODE,
+    OWN_KEY,
     STATEMENT,
     SUBJECT_RECORD,
 )
@@ -410,3 +411,14 @@ def load_checkpoint(connection: Connection, size: int | None = None) -> Checkpoi
         query = query.where(CHECKPOINT.c.size == size)
     row = connection.execute(query).one_or_none()
     return None if row is None else Checkpoint(row.origin, row.size, row.root, row.time, row.note)
+
+
+def put_own_key(connection: Connection, key: str) -> None:
+    """Bind the database to a log's verifier key."""
+    add_missing_rows(connection, OWN_KEY, [(key,)])
+
+
+def is_own_key(connection: Connection, key: str) -> bool:
+    """Whether the database was bound to this key."""
+    found = exists().where(OWN_KEY.c.verifier_key == key)
+    return bool(connection.execute(select(found)).scalar())

@@ -73,6 +73,8 @@ CHECKPOINT = Table(
     Column("origin", Text, nullable=False),
     Column("note", Text, nullable=False),
 )
+OWN_KEY = Table("own_key", METADATA, Column("verifier_key", Text, primary_key=True))
+"""The log's key, before there is one. A start that came no further leaves one that nobody has."""
 COSIGNATURE = Table(
     "cosignature",
     METADATA,

@@ -69,12 +69,13 @@ def restore(folder: DataFolder, ask: Ask, progress: Progress) -> Restored:
         manifest = _manifest(staging)
         _hold_against(manifest, found)
         _check_members(staging, manifest)
-        log = (
-            _check_log(staging, ask, str(manifest.get("verifier_key", "")))
-            if (staging / LOG).exists()
-            else None
-        )
-        if log is not None and ask.new_log:
+        own_key = str(manifest.get("verifier_key", ""))
+        log = None
+        if (staging / LOG).exists():
+            log = _check_log(staging, ask, own_key)
+        elif not ask.new_log and "evidence" not in manifest["elsewhere"]:
+            _check_no_log(ask, own_key)
+        if ask.new_log and (staging / "evidence").exists():
             (staging / "evidence").rename(staging / BEFORE)
         _move_names(staging, manifest["data"], str(folder.path))
         (staging / MANIFEST).unlink()
@@ -134,7 +135,10 @@ def _manifest(staging: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("vigil_backup") != VERSION:
         raise _corrupt("its manifest is of another version")
     members, left_out = value.get("members"), value.get("left_out")
-    names = isinstance(left_out, list) and all(isinstance(one, str) for one in left_out)
+    names = all(
+        isinstance(some, list) and all(isinstance(one, str) for one in some)
+        for some in (left_out, value.get("elsewhere"))
+    )
     if not names or not isinstance(members, list) or not isinstance(value.get("data"), str):
         raise _corrupt("its manifest has other members")
     for member in members:
@@ -199,6 +203,17 @@ def _check_log(staging: Path, ask: Ask, own_key: str) -> dict[str, Any]:
     for extra in ("-wal", "-shm"):
         (staging / f"{LOG}{extra}").unlink(missing_ok=True)
     return value
+
+
+def _check_no_log(ask: Ask, own_key: str) -> None:
+    """Raises STATE_CONFLICT for an archive without the log that it, or the caller, knows a key or a checkpoint of."""
+    if own_key or ask.log_key or ask.checkpoint is not None:
+        raise refused(
+            Reason.STATE_CONFLICT,
+            "This archive holds no log, and there was one: its database was gone when the archive was made.",
+            lifted_by="an archive with the log; or everything else restored beside a new log (--new-log)",
+            who="the operator",
+        )
 
 
 def _move_names(staging: Path, before: str, after: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import create_engine, delete, insert, select
 
-from tests.support.databases import KINDS
+from tests.support.databases import KINDS, Place
 from tests.support.pki import ORGANIZATION, SITE
 from tests.unit.evidence.conftest import DEVICE, Log, World, submission
 from vigil.core import merkle
@@ -21,10 +22,11 @@ from vigil.core.keys import store_private_key
 from vigil.core.merkle import EMPTY_ROOT, leaf_hash
 from vigil.errors import Reason, Refused
 from vigil.evidence import paging, service, store
-from vigil.evidence.domain import Scope, decode_leaf, open_note, parse_checkpoint_text, scope_of
+from vigil.evidence.domain import Checkpoint, Scope, decode_leaf, open_note, parse_checkpoint_text, scope_of
 from vigil.evidence.sequencer import LogDamagedError
 from vigil.evidence.service import LogKey
-from vigil.evidence.tables import ENTRY
+from vigil.evidence.tables import ENTRY, METADATA, OWN_KEY
+from vigil.storage import Database, open_database
 
 SUBJECT = f"device/{DEVICE}"
 
@@ -106,21 +108,114 @@ async def test_checkpoints_follow_the_news(world: World, log: Log, monkeypatch: 
     assert await log.database.read(lambda connection: store.load_checkpoint(connection, 1)) is not None
 
 
-def test_the_log_key_is_made_once_and_stays(tmp_path: Path) -> None:
-    path = tmp_path / "evidence" / "log.key"
+# --- the log's key and its database
 
-    def key(*, first_start: bool) -> LogKey:
-        return LogKey.at(path, origin="o", first_start=first_start, generate=Ed25519PrivateKey.generate)
 
+def key_at(
+    path: Path, database: Database, generate: Callable[[], Ed25519PrivateKey] = Ed25519PrivateKey.generate
+) -> LogKey:
+    return LogKey.at(path, database=database, origin="vigil.test/evidence", generate=generate)
+
+
+def sign_empty(key: LogKey, database: Database) -> None:
+    checkpoint = Checkpoint(key.origin, 0, EMPTY_ROOT, 1, key.sign(0, EMPTY_ROOT))
+    database.write_now(lambda connection: store.put_checkpoint(connection, checkpoint))
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    return tmp_path / "apart" / "log.key"
+
+
+@pytest.fixture
+def empty(place: Place) -> Iterator[Database]:
+    database = open_database(place.at, metadata=METADATA, migrations="vigil.evidence.migrations")
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_key_is_made_once_and_stays(key_file: Path, empty: Database) -> None:
+    made = key_at(key_file, empty)
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    # Before anything is signed, and after.
+    assert key_at(key_file, empty).verifier_key == made.verifier_key
+    sign_empty(made, empty)
+    assert key_at(key_file, empty).verifier_key == made.verifier_key
+    key_file.unlink()
+    with pytest.raises(LogDamagedError, match="is missing"):
+        key_at(key_file, empty)
+    store_private_key(key_file, generate_private_key(SECP256R1()))
+    with pytest.raises(LogDamagedError, match="not an Ed25519"):
+        key_at(key_file, empty)
+
+
+@pytest.mark.holds("insider-evidence")
+def test_a_key_whose_database_is_gone_signs_nothing(key_file: Path, empty: Database, tmp_path: Path) -> None:
+    made = key_at(key_file, empty)
+    other = open_database(tmp_path / "other.db", metadata=METADATA, migrations="vigil.evidence.migrations")
+    with pytest.raises(LogDamagedError, match="restore the log's database, or move the key away"):
+        key_at(key_file, other)
+    # Moved away, it is followed by another one, and both logs go on.
+    kept = key_file.rename(tmp_path / "kept.key")
+    assert key_at(key_file, other).verifier_key != made.verifier_key
+    with pytest.raises(LogDamagedError, match="restore"):
+        key_at(key_file, empty)
+    assert key_at(kept, empty).verifier_key == made.verifier_key
+    other.close()
+
+
+def test_a_first_start_that_ended_halfway_is_begun_again(
+    key_file: Path, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise OSError("the machine went down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "store_private_key", crash)
+        with pytest.raises(OSError, match="went down"):
+            key_at(key_file, empty)
+    assert not key_file.exists()
+    made = key_at(key_file, empty)
+    assert key_at(key_file, empty).verifier_key == made.verifier_key
+
+
+def test_the_database_knows_the_key_before_there_is_one(
+    key_file: Path, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "store_private_key", lambda *_: None)
+    private = Ed25519PrivateKey.generate()
     with pytest.raises(LogDamagedError):
-        key(first_start=False)
-    made = key(first_start=True)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert key(first_start=False).verifier_key == made.verifier_key
-    path.unlink()
-    store_private_key(path, generate_private_key(SECP256R1()))
-    with pytest.raises(LogDamagedError):
-        key(first_start=True)
+        key_at(key_file, empty, lambda: private)
+    own = LogKey(private, origin="vigil.test/evidence").verifier_key
+    assert empty.read_now(lambda connection: store.is_own_key(connection, own))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_that_start_at_once_have_one_key(key_file: Path, empty: Database) -> None:
+    first: list[LogKey] = []
+
+    def generate() -> Ed25519PrivateKey:
+        """The other one is faster."""
+        first.append(key_at(key_file, empty))
+        return Ed25519PrivateKey.generate()
+
+    own = key_at(key_file, empty, generate)
+    assert own.verifier_key == first[0].verifier_key == key_at(key_file, empty).verifier_key
+
+
+def test_a_log_from_before_goes_on_with_the_key_that_signed_it(
+    key_file: Path, empty: Database, tmp_path: Path
+) -> None:
+    made = key_at(key_file, empty)
+    sign_empty(made, empty)
+    empty.write_now(lambda connection: connection.execute(delete(OWN_KEY)).close())
+    stranger = tmp_path / "stranger.key"
+    store_private_key(stranger, Ed25519PrivateKey.generate())
+    with pytest.raises(LogDamagedError, match="not the one that signed"):
+        key_at(stranger, empty)
+    assert key_at(key_file, empty).verifier_key == made.verifier_key
+    assert empty.read_now(lambda connection: store.is_own_key(connection, made.verifier_key))
 
 
 # --- proofs
