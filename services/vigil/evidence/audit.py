@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, literal_column, select
 
 from vigil.core import cose
-from vigil.core.certificates import ChainVerifier
+from vigil.core.certificates import ChainVerifier, Kind
 from vigil.core.clock import Clock, Entropy
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash, node_hash
 from vigil.core.statements.bodies import Recorded
-from vigil.core.statements.envelope import check, read, read_envelope
-from vigil.core.statements.log_bodies import ErasureWhat
+from vigil.core.statements.envelope import Statement, check, read, read_envelope
+from vigil.core.statements.log_bodies import Erasure, ErasureWhat
 from vigil.core.tiles import TILE_HEIGHT, TILE_WIDTH
 from vigil.errors import Reason, Refused
 from vigil.evidence import store
@@ -33,6 +33,7 @@ from vigil.evidence.erased import load_erased
 from vigil.evidence.metrics import AuditMetrics
 from vigil.evidence.tables import ENTRY, GROUP_COMMIT, STATEMENT, SUBJECT_RECORD
 from vigil.storage import Database
+from vigil.storage.failures import DATABASE_ERRORS
 from vigil.storage.rows import compiled, run
 
 STEP: Final = 32
@@ -225,9 +226,13 @@ def _outcome(work: Callable[[Connection], None], connection: Connection) -> Exce
     except (_Damaged, LookupError) as damage:
         return damage
     except Refused as error:
-        if error.reason is not Reason.STATEMENT_MALFORMED:
+        if error.reason is Reason.STORAGE_UNAVAILABLE:
             raise
         return _Damaged("unreadable", error.refusals[0].sentence)
+    except DATABASE_ERRORS:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a rewritten row makes a check raise is what is wrong with it
+        return _Damaged("unreadable", f"What is stored cannot be read ({type(error).__name__}).")
     return None
 
 
@@ -241,6 +246,11 @@ _LINK = (
     .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
     .where(SUBJECT_RECORD.c.subject == bindparam("subject"), SUBJECT_RECORD.c.number == bindparam("number"))
 )
+_ERASURE = (
+    select(ENTRY.c.digest, STATEMENT.c.data)
+    .join(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
+    .where(ENTRY.c.idx == bindparam("index"), ENTRY.c.kind == literal_column("'erasure'"))
+)
 _sql = cache(compiled)
 Chains = Callable[[bytes], tuple[bytes, ...]]
 """A signer's certificates, by thumbprint."""
@@ -253,20 +263,32 @@ def _load(connection: Connection, first: int, end: int) -> _Step:
     chains = cache(partial(store.load_chain, connection))
     rows: list[_Row | Exception] = []
     for index in range(first, end):
-        damage = _outcome(partial(_read_leaf, found, leaves, index), connection)
-        if damage is not None:
-            rows.append(damage)
-            continue
-        data = found[index][4] or b""
-        leaf = leaves[index]
-        damage = _outcome(partial(_check_beside, index=index, leaf=leaf, statement=data), connection)
-        if damage is None and data:
-            data = cose.with_chain(data, chains(leaf.signer))
-        rows.append(_Row(leaf, data) if damage is None else damage)
-    return _Step(rows, _commits(connection, first, end, leaves, chains))
+        row: list[_Row] = []
+        one = partial(_read_row, index=index, found=found, leaves=leaves, chains=chains, made=row)
+        rows.append(_outcome(one, connection) or row[0])
+    commits: dict[int, _Commit | Exception] = {}
+    all_of_them = partial(_commits, first=first, end=end, leaves=leaves, chains=chains, made=commits)
+    damage = _outcome(all_of_them, connection)
+    return _Step(rows, commits if damage is None else {**commits, first: damage})
 
 
-def _read_leaf(found: Mapping[int, Any], leaves: dict[int, Leaf], index: int, _: Connection) -> None:
+def _read_row(
+    connection: Connection,
+    *,
+    index: int,
+    found: Mapping[int, Any],
+    leaves: dict[int, Leaf],
+    chains: Chains,
+    made: list[_Row],
+) -> None:
+    """One entry, held against all that is stored beside it."""
+    _read_leaf(found, leaves, index)
+    leaf, statement = leaves[index], found[index][4] or b""
+    _check_beside(connection, index=index, leaf=leaf, statement=statement)
+    made.append(_Row(leaf, cose.with_chain(statement, chains(leaf.signer)) if statement else b""))
+
+
+def _read_leaf(found: Mapping[int, Any], leaves: dict[int, Leaf], index: int) -> None:
     """Read a leaf, and hold the columns beside it against it."""
     if index not in found:
         raise LookupError(f"the log lacks the entry {index}")
@@ -283,19 +305,35 @@ def _check_beside(connection: Connection, *, index: int, leaf: Leaf, statement: 
     if not kept <= set(leaf.bodies):
         raise _Damaged("body", "A body is another than the one that was recorded.")
     if len(kept) < len(leaf.bodies) or not statement:
-        _check_erased(connection, index, statement_gone=not statement)
+        _check_erased(connection, index, leaf.digest, statement_gone=not statement)
     for link in leaf.subjects:
         _check_link(connection, index, link)
 
 
-def _check_erased(connection: Connection, index: int, *, statement_gone: bool) -> None:
-    """Something is not there: two people must have had it erased, on record."""
+def _check_erased(connection: Connection, index: int, digest: bytes, *, statement_gone: bool) -> None:
+    """Something is not there: two people must have had this very record erased, on record.
+
+    That they signed it is checked where these two records are audited themselves.
+    """
     erased = load_erased(connection, index)
     if erased is None or (statement_gone and erased.what is not ErasureWhat.STATEMENTS):
         raise _Damaged("missing", "What was recorded is not there, and nobody had it erased.")
-    kinds = connection.execute(select(ENTRY.c.kind).where(ENTRY.c.idx.in_(erased.records))).scalars().all()
-    if list(kinds) != ["erasure", "erasure"]:
+    said = [_erasure_at(connection, place) for place in erased.records]
+    named = all(
+        one is not None and one.body.what is erased.what and digest in one.body.records for one in said
+    )
+    people = {f"{Kind.PERSON}/{person}" for person in erased.people}
+    if not named or {one.issuer for one in said if one is not None} != people or len(people) != len(said):
         raise _Damaged("missing", "What was recorded is not there, and its erasure is not on record.")
+
+
+def _erasure_at(connection: Connection, index: int) -> Statement[Erasure] | None:
+    """What a person signed to have records erased, as the log recorded it there."""
+    row = run(connection, _sql(_ERASURE, connection.dialect), (index,)).fetchone()
+    if row is None:
+        return None
+    statement = read(row[1], Erasure)
+    return statement if statement.digest == row[0] else None
 
 
 def _check_link(connection: Connection, index: int, link: SubjectLink) -> None:
@@ -313,8 +351,14 @@ def _check_link(connection: Connection, index: int, link: SubjectLink) -> None:
 
 
 def _commits(
-    connection: Connection, first: int, end: int, leaves: Mapping[int, Leaf], chains: Chains
-) -> dict[int, _Commit | Exception]:
+    connection: Connection,
+    *,
+    first: int,
+    end: int,
+    leaves: Mapping[int, Leaf],
+    chains: Chains,
+    made: dict[int, _Commit | Exception],
+) -> None:
     """The commits that begin among these entries; and that every entry belongs to one, whose time it has."""
     query = select(GROUP_COMMIT).where(GROUP_COMMIT.c.first < end).order_by(GROUP_COMMIT.c.first.desc())
     found = []
@@ -322,24 +366,22 @@ def _commits(
         found.append(row)
         if row.first <= first:
             break
-    commits: dict[int, _Commit | Exception] = {}
     for row in reversed(found):
         begin = max(row.first, first)
-        made: list[_Commit] = []
+        whole: list[_Commit] = []
         damage = None
         if row.first >= first:
-            damage = _outcome(partial(_commit, row=row, chains=chains, made=made), connection)
+            damage = _outcome(partial(_commit, row=row, chains=chains, made=whole), connection)
         times = {leaves[at].log_time for at in range(begin, min(row.first + row.items, end)) if at in leaves}
         if damage is None and times - {row.log_time}:
             damage = _Damaged("recorded", "A leaf's time is not that of its commit.")
         if damage is not None:
-            commits[begin] = damage
-        elif made:
-            commits[begin] = made[0]
+            made[begin] = damage
+        elif whole:
+            made[begin] = whole[0]
     covered = {at for row in found for at in range(max(first, row.first), min(end, row.first + row.items))}
     for index in set(range(first, end)) - covered:
-        commits[index] = LookupError(f"no commit holds the entry {index}")
-    return commits
+        made[index] = LookupError(f"no commit holds the entry {index}")
 
 
 def _commit(connection: Connection, *, row: Any, chains: Chains, made: list[_Commit]) -> None:

@@ -95,6 +95,16 @@ CHANGES = {
     "an entry is gone": ("DELETE FROM entry WHERE idx = 7", "missing"),
     "a node": ("UPDATE node SET hash = zeroblob(32) WHERE level = 3 AND position = 5", "tree"),
     "a node above a tile": ("UPDATE node SET hash = zeroblob(32) WHERE level = 9 AND position = 0", "tree"),
+    "a statement that is none": ("UPDATE statement SET data = x'00' WHERE idx = 7", "unreadable"),
+    "a statement that is text": ("UPDATE statement SET data = 'text' WHERE idx = 7", "unreadable"),
+    "a leaf that is text": ("UPDATE entry SET leaf = 'text' WHERE idx = 7", "unreadable"),
+    "a chain that is none": ("UPDATE certificate SET chain = x'00'", "unreadable"),
+    "an erasure of another kind": (
+        """DELETE FROM statement WHERE idx = 7;
+        INSERT INTO erased VALUES (7, 'whatever', 'request', '', 0, 'p-one', 'p-two', 1, 2)""",
+        "unreadable",
+    ),
+    "a commit of no number": ("UPDATE group_commit SET items = 'many' WHERE first = 0", "unreadable"),
     "what was promised": (
         """UPDATE group_commit SET recorded = (SELECT recorded FROM group_commit ORDER BY first DESC LIMIT 1)
         WHERE first = 0""",
@@ -121,7 +131,7 @@ async def test_what_was_rewritten_is_found_said_and_forgotten_when_it_is_mended(
     assert audited.gauge("vigil_evidence_damaged") == len(audited.auditor.progress.findings)
     # It goes on recording.
     await audited.log.sequencer.append(submission(audited.world.writer().hold(DEVICE)))
-    tables = ("entry", "statement", "body", "subject_record", "node", "group_commit")
+    tables = ("entry", "statement", "body", "subject_record", "node", "group_commit", "certificate", "erased")
     copied = "".join(f"DELETE FROM {one}; INSERT INTO {one} SELECT * FROM was.{one};" for one in tables)
     audited.execute(f"ATTACH '{before}' AS was; BEGIN; {copied} COMMIT; DETACH was")
     assert await audited.findings() == []

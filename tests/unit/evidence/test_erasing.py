@@ -398,3 +398,11 @@ async def test_the_auditor_knows_what_two_people_erased_from_what_somebody_delet
     )
     await auditor._pass()
     assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
+    # Nor is a genuine erasure, of another record.
+    world.place.execute("DELETE FROM erased WHERE idx = 1")
+    world.place.execute(
+        "INSERT INTO erased SELECT 1, what, reason, reference, time, first_person, second_person, first_idx, "
+        "second_idx FROM erased"
+    )
+    await auditor._pass()
+    assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
