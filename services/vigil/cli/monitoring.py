@@ -80,8 +80,7 @@ async def _look(output: Output, watch: Watch, watcher: Monitor, clock: Clock) ->
     try:
         look = await watcher.look()
     except Wrong as wrong:
-        kept = await watcher.kept()
-        notes = ("" if kept is None else kept.note, watcher.shown)
+        notes = (watcher.held, watcher.shown)
         file = _keep(watch.folder, wrong, log=watcher.key, notes=notes, at=clock.now())
         value = _value(None, wrong={"what": wrong.what, "sentence": str(wrong), "file": str(file)})
         _show(output, value, follow=watch.follow)

@@ -20,6 +20,8 @@ from vigil.errors import Refused, VigilError
 from vigil.evidence.domain import Leaf, decode_leaf
 
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + 65_535)
+MAX_NUMBER: Final = 2**63 - 1
+"""What the memory can hold."""
 
 
 class Wrong(VigilError):  # noqa: N818 - a finding
@@ -70,10 +72,14 @@ def check_follows(kept: Signed | None, shown: Signed) -> None:
         )
 
 
-def bundles(first: int, size: int) -> Iterator[Tile]:
-    """The entry bundles that hold the entries from ``first`` to the end of a log of this size."""
+def bundles(first: int, size: int, *, within: int = 0) -> Iterator[Tile]:
+    """The entry bundles that hold the entries from ``first`` to the end of a log of this size: one after another, for
+    a size is only what somebody signed.
+
+    ``within``: the log's size now, if it has grown; the last bundle has so many entries more.
+    """
     for index in range(first // TILE_WIDTH, -(-size // TILE_WIDTH)):
-        yield Tile(0, index, min(TILE_WIDTH, size - index * TILE_WIDTH), entries=True)
+        yield Tile(0, index, min(TILE_WIDTH, max(size, within) - index * TILE_WIDTH), entries=True)
 
 
 def split_bundle(data: bytes, tile: Tile) -> list[bytes]:
@@ -183,11 +189,16 @@ class Reading:
 def decode(index: int, entry: bytes) -> tuple[bytes, Leaf]:
     """Read an entry as a leaf. Raises Wrong (malformed)."""
     try:
-        return entry, decode_leaf(entry)
+        leaf = decode_leaf(entry)
     except Refused as error:
         raise Wrong(
             "malformed", f"Record {index} is no leaf of a Vigil log.", index=index, entry=entry
         ) from error
+    if max(leaf.log_time, 0 if leaf.number is None else leaf.number.number) > MAX_NUMBER:
+        raise Wrong(
+            "malformed", f"Record {index} has a number that no log comes to.", index=index, entry=entry
+        )
+    return entry, leaf
 
 
 def check_root(reading: Reading, signed: Signed, *, kept: int) -> None:

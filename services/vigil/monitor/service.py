@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
-
-from sqlalchemy import Connection
 
 from vigil.core.clock import Clock
 from vigil.core.freshness import MAX_AHEAD_MS, check_fresh
@@ -84,6 +83,8 @@ class Monitor:
                 lifted_by="another folder, or the key that it was begun with",
                 who="you",
             )
+        self.held = ""
+        """The note of the log that the one looked at last was held against; empty for the first."""
         self.shown = ""
         """The note that was looked at last."""
 
@@ -93,25 +94,40 @@ class Monitor:
 
     async def look(self) -> Look:
         """Take the newest checkpoint and read up to it. Raises Wrong, UnreadableError, STORAGE_UNAVAILABLE."""
+        kept = await self.kept()
+        self.held = "" if kept is None else kept.note
         self.shown = await self._source.checkpoint()
         shown = read_checkpoint(self.shown, self.key)
         witnesses = self._witnessed(shown)
-        kept = await self.kept()
         check_follows(kept, shown)
-        reading, target = await self._database.read(store.load_reading)
-        if target:  # cut off on its way to an earlier one
-            await self._read_to(reading, read_checkpoint(target, self.key), kept)
-            kept = await self.kept()
-            check_follows(kept, shown)
-            reading, _ = await self._database.read(store.load_reading)
-        if kept is None or shown.size > kept.size:
-            await self._read_to(reading, shown, kept)
-        elif shown.note != kept.note:
+        for signed in await self._due(kept, shown):
+            self.shown = signed.note
+            await self._reach(signed, within=shown.size)
+            self.held = signed.note
+        self.shown = shown.note
+        if self.shown != self.held:  # the same tree, with other witnesses
             await self._database.write(lambda c: store.save_note(c, shown, seen=self._clock.now()))
-        time = (await self._database.read(store.load_reading))[0].time
+        time = (await self._database.read(store.load_proved)).time
         self._check_age(time, witnesses)
         subjects, missing = await self._database.read(store.counts)
         return Look(shown, 0 if kept is None else kept.size, time, subjects, missing, witnesses)
+
+    async def _due(self, kept: Signed | None, shown: Signed) -> list[Signed]:
+        """The checkpoints to read up to, one after another. Raises Wrong (shrunk, forked)."""
+        proved = await self._database.read(store.load_proved)
+        unproved = await self._database.read(store.load_unproved)
+        due: list[Signed] = []
+        if (
+            kept is not None and proved.frontier.size < kept.size
+        ):  # it was kept by a version before migration 0002
+            due.append(kept)
+        elif unproved is not None:  # cut off on its way to an earlier one, which the log signed all the same
+            before, self.held = self.held, unproved[1]
+            due.append(read_checkpoint(self.held, self.key))
+            check_follows(due[0], shown)
+            self.held = before
+        newest = due[0] if due else kept
+        return [*due, shown] if newest is None or newest.size < shown.size else due
 
     def _witnessed(self, shown: Signed) -> Mapping[str, Cosignature]:
         if self._policy is None:
@@ -138,26 +154,32 @@ class Monitor:
                 "stale", f"The newest record is {seconds} s old: no more was recorded, or it is not shown."
             )
 
-    async def _read_to(self, reading: Reading, signed: Signed, kept: Signed | None) -> None:
-        """Read the entries up to a checkpoint, in steps that survive being cut off."""
-        verified = 0 if kept is None else kept.size
-        try:
-            tiles = list(bundles(reading.frontier.size, signed.size))
-            for start in range(0, len(tiles), BUNDLES_A_STEP):
-                entries: list[bytes] = []
-                for tile in tiles[start : start + BUNDLES_A_STEP]:
-                    found = split_bundle(await self._source.read(tile.path), tile)
-                    entries += found[max(0, reading.frontier.size - tile.start) :]
-                    self._progress(min(tile.start + TILE_WIDTH, signed.size), signed.size)
-                last = start + BUNDLES_A_STEP >= len(tiles)
-                reading = await self._step(reading, entries, signed, verified=verified, last=last)
-            if not tiles:
-                await self._step(reading, [], signed, verified=verified, last=True)
-        except Wrong:
-            if not verified:
-                # Nothing of it was ever verified: perhaps it was read wrongly, and nothing is lost by reading it again.
-                await self._database.write(lambda c: store.forget(c, key=self.key))
-            raise
+    async def _reach(self, signed: Signed, *, within: int) -> None:
+        """Read up to a checkpoint. What rests on steps that no root proved is read once more before it is wrong."""
+        for again in (False, True):
+            try:
+                return await self._read_to(signed, within)
+            except Wrong:
+                rested = await self._database.write(lambda c: store.drop_unproved(c, key=self.key))
+                if again or not rested:
+                    raise
+        return None
+
+    async def _read_to(self, signed: Signed, within: int) -> None:
+        """Read the entries up to a checkpoint, in steps that survive being cut off and are unproved till the last."""
+        proved = await self._database.read(store.load_proved)
+        unproved = await self._database.read(store.load_unproved)
+        reading = proved if unproved is None else unproved[0]
+        tiles = bundles(reading.frontier.size, signed.size, within=within)
+        last = False
+        while not last:
+            entries: list[bytes] = []
+            for tile in islice(tiles, BUNDLES_A_STEP):
+                found = split_bundle(await self._source.read(tile.path), tile)
+                entries += found[max(0, reading.frontier.size - tile.start) : signed.size - tile.start]
+                self._progress(min(tile.start + TILE_WIDTH, signed.size), signed.size)
+            last = reading.frontier.size + len(entries) >= signed.size
+            reading = await self._step(reading, entries, signed, verified=proved.frontier.size, last=last)
 
     async def _step(
         self, reading: Reading, entries: list[bytes], signed: Signed, *, verified: int, last: bool
@@ -168,15 +190,12 @@ class Monitor:
         known = await self._database.read(lambda c: store.load_known(c, subjects, series))
         after = Reading(reading.frontier, reading.time, known)
         after.take(decoded)
+        now = self._clock.now()
         if last:
             check_root(after, signed, kept=verified)
-        target = "" if last else signed.note
-        now = self._clock.now()
-
-        def save(connection: Connection) -> None:
-            store.save_reading(connection, after, key=self.key, target=target)
-            if last:
-                store.save_note(connection, signed, seen=now)
-
-        await self._database.write(save)
+            await self._database.write(lambda c: store.save_proved(c, after, signed, key=self.key, seen=now))
+        else:
+            await self._database.write(
+                lambda c: store.save_unproved(c, after, key=self.key, target=signed.note)
+            )
         return after

@@ -1,6 +1,7 @@
 """A monitor on a real memory, and logs that are honest, or rewritten, cut back, forked, reordered, stale."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from vigil.core.digest import sha256
 from vigil.core.merkle import Frontier, leaf_hash, tree_root
 from vigil.core.notes import checkpoint_text, cosign, cosigner_key, sign_note, verifier_key
 from vigil.core.statements.envelope import Number
-from vigil.core.tiles import encode_bundle, parse_tile
+from vigil.core.tiles import Tile, encode_bundle, parse_tile
 from vigil.core.witness_policy import WitnessPolicy, parse_witness_policy
 from vigil.errors import Reason, Refused
 from vigil.evidence.domain import Leaf, SubjectLink
-from vigil.monitor.domain import Wrong, read_checkpoint, split_bundle
+from vigil.monitor import service
+from vigil.monitor.domain import Wrong, bundles, read_checkpoint, split_bundle
 from vigil.monitor.reader import UnreadableError
 from vigil.monitor.service import BUNDLES_A_STEP, Monitor
 from vigil.monitor.store import METADATA
@@ -87,6 +89,12 @@ class SmallLog:
             self.leaves.append(leaf)
             signed.append(leaf)
             heads[subject] = number + 1, leaf_hash(leaf.encode())
+
+    def altered(self, place: int, leaf: Leaf) -> "SmallLog":
+        """The log as somebody on the way shows it: its note, and one leaf that is another."""
+        shown = replace(self, leaves=[*self.leaves[:place], leaf, *self.leaves[place + 1 :]], reads=[])
+        shown.checkpoint = self.checkpoint  # type: ignore[method-assign]
+        return shown
 
     def fork(self, at: int) -> "SmallLog":
         return replace(self, leaves=self.leaves[:at], reads=[], cosignatures="")
@@ -186,6 +194,134 @@ async def test_a_long_first_reading_goes_on_where_it_was_cut_off(watch: Watch) -
     assert look.signed.root == tree_root([leaf_hash(one) for one in log.entries])
 
 
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "BUNDLES_A_STEP", 1)
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.parametrize("kept", [0, 100])
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"digest": bytes(32)}, "signer"), ({"kind": "hold"}, "subject"), ({"bodies": (bytes(32),)}, "subject")],
+)
+async def test_what_was_altered_on_the_way_is_not_held_against_the_log(
+    watch: Watch, kept: int, change: dict[str, object], what: str
+) -> None:
+    """At the end of a step the altered leaf is a head already when the next step finds that it does not fit."""
+    log = watch.log
+    if kept:
+        log.grow(kept)
+        await watch.monitor().look()
+    log.grow(700 - kept)
+    altered = log.altered(511, replace(log.leaves[511], **change))  # type: ignore[arg-type]
+    assert (await watch.wrong(altered)).what == what
+    look = await watch.monitor().look()
+    assert (look.signed.size, look.subjects, look.missing) == (700, 2, 0)
+    log.grow(300)
+    assert (await watch.monitor().look()).signed.size == 1000
+
+
+@pytest.mark.usefixtures("short_steps")
+async def test_what_was_altered_before_a_reading_was_cut_off_is_read_once_more(watch: Watch) -> None:
+    log = watch.log
+    log.grow(100)
+    await watch.monitor().look()
+    log.grow(600)
+    altered = log.altered(511, replace(log.leaves[511], kind="hold"))
+    altered.fails_after = 2
+    with pytest.raises(UnreadableError):
+        await watch.monitor(altered).look()
+    log.grow(1)
+    log.reads.clear()
+    assert (await watch.monitor().look()).signed.size == 701
+    # The rest, then all since what was proved, up to the note that it was on its way to; then up to the new one.
+    last = "/tile/entries/002.p/189"
+    assert log.reads == [last, "/tile/entries/000", "/tile/entries/001", last, last]
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.holds("insider-evidence")
+async def test_what_is_wrong_in_a_long_reading_is_said_again(watch: Watch) -> None:
+    log = watch.log
+    log.grow(100)
+    await watch.monitor().look()
+    log.grow(600)
+    other = log.fork(600)
+    log.leaves[600] = replace(log.leaves[600], log_time=1)
+    assert (await watch.wrong(log)).what == "time"
+    # The note was signed: what does not follow from it is wrong too, though it follows from what was verified.
+    other.grow(99)
+    monitor = watch.monitor(other)
+    with pytest.raises(Wrong) as wrong:
+        await monitor.look()
+    assert (wrong.value.what, monitor.held, monitor.shown) == ("shrunk", log.note, other.note)
+    assert (await watch.wrong(other)).what == "shrunk"
+    other.grow(2)
+    assert (await watch.wrong(other)).what == "rewritten"
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.holds("insider-evidence")
+async def test_a_size_beyond_all_measure_is_no_reason_to_fail(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = watch.log
+    log.grow(300)
+    claimed = checkpoint_text(ORIGIN, 10**19 - 1, bytes(32))
+    note = sign_note(claimed, name=ORIGIN, public_key=public_of(log.key), sign=log.key.sign)
+    liar = replace(log, reads=[])
+    asked = 0
+
+    def counted(first: int, size: int, *, within: int = 0) -> Iterator[Tile]:
+        nonlocal asked
+        for tile in bundles(first, size, within=within):
+            asked += 1
+            assert asked <= 10, "bundles are listed that nobody read"
+            yield tile
+
+    async def checkpoint() -> str:
+        return note
+
+    monkeypatch.setattr(service, "bundles", counted)
+    liar.checkpoint = checkpoint  # type: ignore[method-assign]
+    for served, read in ((1, ["/tile/entries/000", "/tile/entries/001"]), (0, ["/tile/entries/001"])):
+        liar.reads.clear()
+        liar.fails_after = served
+        with pytest.raises(UnreadableError):
+            await watch.monitor(liar).look()
+        assert liar.reads == read
+    monitor = watch.monitor()
+    with pytest.raises(Wrong, match="shows 300 records and had signed 9999999999999999999"):
+        await monitor.look()
+    assert (monitor.held, monitor.shown) == (note, log.note)
+
+
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.parametrize("kept", [0, 100])
+async def test_a_memory_that_an_older_version_left_unproved_is_read_anew(watch: Watch, kept: int) -> None:
+    log = watch.log
+    if kept:
+        log.grow(kept)
+    await watch.monitor().look()
+    log.grow(600 - kept)
+    watch.opened.pop().close()
+    with sqlite3.connect(watch.folder / "monitor.db") as memory:
+        for table in ("", "_subject", "_series"):
+            memory.execute(f"DROP TABLE unproved{table}")
+        memory.execute("ALTER TABLE state ADD COLUMN target TEXT NOT NULL DEFAULT 'a note'")
+        memory.execute("UPDATE subject SET number = 7")
+        memory.execute("UPDATE state SET time = 7")
+        memory.execute("UPDATE alembic_version SET version_num = '0001'")
+    memory.close()
+    other = log.fork(0)
+    other.grow(600, says="another")
+    if kept:
+        assert (await watch.wrong(other)).what == "rewritten"
+    look = await watch.monitor().look()
+    assert (look.signed.size, look.before, look.subjects) == (600, kept, 2)
+
+
 @pytest.mark.holds("insider-evidence")
 async def test_a_log_that_was_cut_back_is_noticed(watch: Watch) -> None:
     watch.log.grow(20)
@@ -271,6 +407,19 @@ async def test_a_signers_number_that_never_came_is_counted_and_may_come_late(wat
     assert (await watch.monitor().look()).missing == 0
     watch.log.leaves.append(replace(late, subjects=(), digest=bytes(32)))
     assert (await watch.wrong(watch.log)).what == "signer"
+
+
+async def test_numbers_beyond_the_databases_integers_are_no_reason_to_fail(watch: Watch) -> None:
+    log = watch.log
+    log.leaves = [
+        Leaf("hold", 1, bytes([n] * 32), SIGNER, Number(bytes([n] * 16), 2**63 - 1, b""), (), ())
+        for n in range(3)
+    ]
+    assert (await watch.monitor().look()).missing == 3 * (2**63 - 1)
+    log.leaves.append(Leaf("hold", 1, bytes(32), SIGNER, Number(bytes([9] * 16), 2**63, b""), (), ()))
+    assert (await watch.wrong(log)).what == "malformed"
+    log.leaves[3] = Leaf("hold", 2**63, bytes(32), SIGNER, None, (), ())
+    assert (await watch.wrong(log)).what == "malformed"
 
 
 async def test_a_stale_log_is_noticed_by_its_newest_record(watch: Watch) -> None:
