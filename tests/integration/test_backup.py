@@ -27,7 +27,7 @@ from tests.unit.cli.support import conforms
 from vigil.core.notes import verifier_key
 from vigil.evidence.domain import origin_of
 
-pytestmark = [pytest.mark.thorough, pytest.mark.holds("insider-evidence")]
+pytestmark = pytest.mark.holds("insider-evidence")
 
 
 class World:
@@ -117,6 +117,7 @@ def changed(archive: Path, target: Path, change: Callable[[dict[str, bytes]], No
     return target
 
 
+@pytest.mark.thorough
 async def test_a_backup_is_put_back_and_not_where_a_witness_holds_more(world: World, injected: Any) -> None:
     await world.log.append("one", "two", "three")
     await world.log.covering(3, witnessed=True)
@@ -188,6 +189,7 @@ async def test_an_older_copy_put_back_by_hand_signs_no_second_history(world: Wor
     injected(1)
 
 
+@pytest.mark.thorough
 async def test_an_archive_of_a_folder_whose_log_was_gone_is_refused(world: World, injected: Any) -> None:
     await world.log.append("one", "two", "three")
     await world.log.covering(3, witnessed=True)
@@ -205,6 +207,7 @@ async def test_an_archive_of_a_folder_whose_log_was_gone_is_refused(world: World
     injected(1)
 
 
+@pytest.mark.thorough
 async def test_writers_do_not_disturb_a_backup_nor_it_them(world: World) -> None:
     stop = asyncio.Event()
 

@@ -76,7 +76,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await world.process.stop()
 
 
-@pytest.mark.thorough
 @pytest.mark.holds("insider-evidence")
 async def test_a_forked_and_a_cut_back_log_are_noticed_from_outside(world: World, injected: Any) -> None:
     key = await world.append("one", "two", "three")
