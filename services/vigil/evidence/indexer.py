@@ -12,6 +12,7 @@ from vigil.core.clock import Clock
 from vigil.errors import Reason, Refused, refused
 from vigil.evidence import index_store
 from vigil.evidence.metrics import LogMetrics
+from vigil.evidence.proved import damaged
 from vigil.storage import Database
 
 BATCH: Final = 512
@@ -103,11 +104,17 @@ class Indexer:
         return done
 
     async def read(self, size: int, read: Callable[[Connection], T]) -> T:
-        """Run in a read transaction in which every entry below ``size`` is in the index. Raises as ``reached``."""
+        """Run in a read transaction in which every entry below ``size`` is in the index.
+
+        Raises as ``reached``, and NOT_RECORDED where the log has a hole.
+        """
 
         def looked(connection: Connection) -> tuple[int, list[T]]:
             done = index_store.covered(connection)
-            return done, [read(connection)] if done >= size else []
+            try:
+                return done, [read(connection)] if done >= size else []
+            except LookupError as hole:
+                raise damaged(hole) from hole
 
         done, found = await self._database.read(looked)
         if not found:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Connection, Select, bindparam, column, literal_column, select, values
 
 from vigil.core import cbor, cose, merkle
+from vigil.errors import Reason, Refused, refused
 from vigil.evidence.domain import Leaf, cover, decode_leaf, hash_of, recorded_leaf, siblings
 from vigil.evidence.erased import load_erased
 from vigil.evidence.store import RecordedPlace, StoredEntry
@@ -199,3 +200,13 @@ class Records:
 
     def _one(self, query: Select[Any], values: Sequence[object]) -> Any:
         return run(self._connection, _sql(query, self._connection.dialect), tuple(values)).fetchone()
+
+
+def damaged(hole: LookupError) -> Refused:
+    """NOT_RECORDED for what the log must hold and cannot show."""
+    return refused(
+        Reason.NOT_RECORDED,
+        f"The log cannot show what it has recorded: {hole}.",
+        lifted_by="the log's tables as they were written; the tiles show what they must hold",
+        who="the log's operator",
+    )

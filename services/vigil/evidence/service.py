@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -39,7 +39,7 @@ from vigil.evidence.domain import (
 )
 from vigil.evidence.guard import HistoryGuard
 from vigil.evidence.metrics import LogMetrics
-from vigil.evidence.proved import Records
+from vigil.evidence.proved import Records, damaged
 from vigil.evidence.sequencer import LogDamagedError, Sequencer, standing_by
 from vigil.evidence.store import StoredEntry
 from vigil.storage import Database
@@ -47,6 +47,8 @@ from vigil.storage import Database
 CHECKPOINT_SECONDS: Final = 1.0
 """How often at most a checkpoint is signed that nobody asked for."""
 MAX_KINDS: Final = 32
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -265,6 +267,14 @@ class LogReader:
         self._checkpointer = checkpointer
         self._clock = clock
 
+    async def _read(self, run: Callable[[Connection], T]) -> T:
+        """Read in a transaction. Raises NOT_RECORDED where the log has a hole."""
+        try:
+            return await self._database.read(run)
+        except LookupError as hole:
+            _log.error("THE LOG IS DAMAGED: %s", hole, exc_info=hole)
+            raise damaged(hole) from hole
+
     async def entry_at(self, reader: Identity, index: int) -> StoredEntry:
         """One record. Raises NOT_IN_SCOPE, the same for another's record and for none."""
         return await self._entry(reader, lambda _: index)
@@ -284,7 +294,7 @@ class LogReader:
                 return None
             return store.load_entry(connection, index, store.CommitReader(connection))
 
-        entry = await self._database.read(read)
+        entry = await self._read(read)
         if entry is None or not scope.covers(entry.organization, entry.site):
             raise not_in_scope("record")
         return entry
@@ -333,7 +343,7 @@ class LogReader:
             last = rows[len(entries) - 1][0] if more else None
             return Page(entries, "" if last is None else paging.token_after((last,), end, *asked))
 
-        return await self._database.read(read)
+        return await self._read(read)
 
     async def size(self) -> int:
         """How many records there are."""
@@ -353,13 +363,13 @@ class LogReader:
             raise _absent("record", index if size <= index else size - 1)
         checkpoint: Checkpoint | None = await self._checkpointer.newest(covering=covering)
         if size and checkpoint is not None and checkpoint.size != size:
-            checkpoint = await self._database.read(lambda connection: store.load_checkpoint(connection, size))
+            checkpoint = await self._read(lambda connection: store.load_checkpoint(connection, size))
         if checkpoint is None:
             raise _absent("checkpoint of that size", size)
         if index >= checkpoint.size:
             raise field_invalid("size", "That checkpoint does not cover that record.")
         signed = checkpoint
-        path = await self._database.read(lambda connection: Records(connection).path(index, signed.size))
+        path = await self._read(lambda connection: Records(connection).path(index, signed.size))
         made = b""
         if receipt:
             made = self._checkpointer.receipt(Proof(INCLUSION, signed.size, index, path), signed)
@@ -377,12 +387,12 @@ class LogReader:
             new_size = (await self._checkpointer.newest(covering=old_size)).size
         if old_size > new_size:
             raise field_invalid("old_size", "The old log cannot be larger than the new one.")
-        path = await self._database.read(
+        path = await self._read(
             lambda connection: consistency_path(old_size, new_size, store.node_reader(connection))
         )
         made = b""
         if receipt:
-            signed = await self._database.read(lambda connection: store.load_checkpoint(connection, new_size))
+            signed = await self._read(lambda connection: store.load_checkpoint(connection, new_size))
             if signed is None:
                 raise _absent("checkpoint of that size", new_size)
             made = self._checkpointer.receipt(Proof(CONSISTENCY, old_size, new_size, path), signed)

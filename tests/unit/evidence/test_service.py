@@ -108,6 +108,20 @@ async def test_checkpoints_follow_the_news(world: World, log: Log, monkeypatch: 
     assert await log.database.read(lambda connection: store.load_checkpoint(connection, 1)) is not None
 
 
+@pytest.mark.holds("insider-evidence")
+async def test_what_stands_beside_a_hole_is_refused_and_the_hole_named(
+    world: World, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    await filled(world, log, 4)
+    checkpoint = await log.checkpointer.sign()
+    world.place.execute("DELETE FROM entry WHERE idx = 1")
+    auditor = world.reader("auditor")
+    assert await reason_of(log.reader.inclusion(0, checkpoint.size)) is Reason.NOT_RECORDED
+    assert "THE LOG IS DAMAGED" in caplog.text
+    # What needs nothing of it is answered.
+    assert (await log.reader.entry_at(auditor, 3)).index == 3
+
+
 # --- the log's key and its database
 
 
