@@ -2,7 +2,8 @@
 
 An entry's leaf against its columns, its statement (digest, signature, signer's certificate as it was then), its bodies
 and its place among its subjects' records; each commit's `recorded`; each complete subtree against its leaves or the
-two below it; the tree against the newest checkpoint. What was erased must have its erasure on record.
+two below it; the tree against the newest checkpoint. What was erased must have its erasure on record: two statements
+that name it, by two people. Whatever a rewritten row makes of the code that reads it is a finding; the pass goes on.
 
 A finding stays until that entry is found whole again. It stops nothing: a log that stopped recording because
 something old was touched would stop every command. It is said, counted, and shown by `vigil status`.
@@ -13,23 +14,24 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, bindparam, func, literal_column, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from vigil.core import cose
-from vigil.core.certificates import ChainVerifier, Kind
+from vigil.core.certificates import ChainVerifier
 from vigil.core.clock import Clock, Entropy
+from vigil.core.commands import person_of
 from vigil.core.digest import sha256
 from vigil.core.merkle import leaf_hash, node_hash
 from vigil.core.statements.bodies import Recorded
-from vigil.core.statements.envelope import Statement, check, read, read_envelope
+from vigil.core.statements.envelope import check, read, read_envelope
 from vigil.core.statements.log_bodies import Erasure, ErasureWhat
 from vigil.core.tiles import TILE_HEIGHT, TILE_WIDTH
 from vigil.errors import Reason, Refused
-from vigil.evidence import store
+from vigil.evidence import erasure, store
 from vigil.evidence.domain import Leaf, SubjectLink, decode_leaf, recorded_leaf, root_and_paths, root_of
-from vigil.evidence.erased import load_erased
+from vigil.evidence.erased import Erased, load_erased
 from vigil.evidence.metrics import AuditMetrics
 from vigil.evidence.tables import ENTRY, GROUP_COMMIT, STATEMENT, SUBJECT_RECORD
 from vigil.storage import Database
@@ -43,6 +45,8 @@ SLICE: Final = 8
 MAX_SHOWN: Final = 20
 IDLE_S: Final = 1.0
 _log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,20 @@ class _Damaged(Exception):  # noqa: N818 - becomes a Finding
 
 
 @dataclass(frozen=True, slots=True)
+class _Erasing:
+    """What the row beside an entry says of its erasure; and the leaf and statement, with certificates, of each half."""
+
+    erased: Erased
+    halves: tuple[tuple[Leaf, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     """One entry that agrees with what is stored beside it; ``statement`` with its certificates, empty once erased."""
 
     leaf: Leaf
     statement: bytes
+    erasing: _Erasing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +145,16 @@ class Auditor:
 
     async def _pass(self) -> None:
         """Every entry under the newest checkpoint once, from a tile at random: after a restart it is another one."""
-        checkpoint = await self._database.read(store.load_checkpoint)
+        checkpoint = await self._read(store.load_checkpoint)
+        if isinstance(checkpoint, Exception):
+            self._note(-1, checkpoint)
+            return
         if checkpoint is None or not checkpoint.size:
             return
         progress = self.progress
         progress.checked, progress.size, progress.began = 0, checkpoint.size, self._clock.now()
         tree = partial(_check_tree, size=checkpoint.size, root=checkpoint.root)
-        self._note(-1, await self._database.read(partial(_outcome, tree)))
+        self._note(-1, await self._read(partial(_outcome, tree)))
         tiles = -(-checkpoint.size // TILE_WIDTH)
         start = int.from_bytes(self._entropy(8)) % tiles
         for tile in (*range(start, tiles), *range(start)):
@@ -148,26 +164,43 @@ class Auditor:
                 await self._step(at, min(end, at + STEP))
             if end - first == TILE_WIDTH:
                 whole = partial(_check_tile, tile=tile)
-                self._note(-2 - tile, await self._database.read(partial(_outcome, whole)))
+                self._note(-2 - tile, await self._read(partial(_outcome, whole)))
         progress.passes += 1
         progress.ended = self._clock.now()
         self._metrics.progress(progress.checked, progress.size, len(progress.findings))
         self._metrics.passed(progress.passes, progress.ended)
 
+    async def _read(self, work: Callable[[Connection], T]) -> T | Exception:
+        """What a read answers, or what is wrong with what it reads; storage that does not answer is raised."""
+        try:
+            return await self._database.read(work)
+        except Refused:
+            raise
+        except Exception as error:  # noqa: BLE001 - what cannot be read is damage there, and not the end of the audit
+            return _unreadable(error)
+
     async def _step(self, first: int, end: int) -> None:
         begun = self._clock.monotonic()
-        step = await self._database.read(lambda connection: _load(connection, first, end))
-        for index, row in enumerate(step.rows, first):
-            commit = step.commits.get(index)
-            damage = row if isinstance(row, Exception) else self._judge(row)
-            if damage is None and commit is not None:
-                damage = commit if isinstance(commit, Exception) else self._judge_commit(commit)
-            self._note(index, damage)
-            if index % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
+        step = await self._read(partial(_load, first=first, end=end))
+        if not isinstance(step, Exception):
+            await self._judge_all(first, step)
+        else:  # one of these cannot even be fetched: each in a transaction of its own
+            for index in range(first, end):
+                one = await self._read(partial(_load, first=index, end=index + 1))
+                await self._judge_all(index, _Step([one], {}) if isinstance(one, Exception) else one)
         self.progress.checked += end - first
         self._metrics.progress(self.progress.checked, self.progress.size, len(self.progress.findings))
         await asyncio.sleep(max(0.0, (end - first) / self._rate - (self._clock.monotonic() - begun)))
+
+    async def _judge_all(self, first: int, step: _Step) -> None:
+        for index, row in enumerate(step.rows, first):
+            commit = step.commits.get(index)
+            damage = row if isinstance(row, Exception) else _outcome(self._check_row, row)
+            if damage is None and commit is not None:
+                damage = commit if isinstance(commit, Exception) else _outcome(self._check_commit, commit)
+            self._note(index, damage)
+            if index % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
 
     def _note(self, index: int, damage: Exception | None) -> None:
         """Keep what was found at an entry; -1 is the whole tree, below that are tiles."""
@@ -180,25 +213,22 @@ class Auditor:
             _log.error("THE LOG IS DAMAGED at %d (%s): %s", place, what, damage)
         self.progress.findings[index] = Finding(place, what, str(damage))
 
-    def _judge(self, row: _Row) -> Exception | None:
-        try:
-            if row.statement:
-                self._check_statement(row)
-        except _Damaged as damage:
-            return damage
-        return None
+    def _check_row(self, row: _Row) -> None:
+        if row.statement:
+            self._check_statement(row)
+        if row.erasing is not None:
+            self._check_erasing(row.leaf, row.erasing)
 
-    def _judge_commit(self, commit: _Commit) -> Exception | None:
+    def _check_commit(self, commit: _Commit) -> None:
         try:
             statement = read(commit.recorded, Recorded)
             verifier = self._verifier()
             signer = verifier.valid_at(statement.signer, at=statement.body.time, grace=True)
             check(statement, signer or verifier.verify(statement.chain, at=statement.body.time, grace=True))
         except Refused as error:
-            return _Damaged("recorded", error.refusals[0].sentence)
+            raise _Damaged("recorded", error.refusals[0].sentence) from error
         if statement.body.time != commit.time:
-            return _Damaged("recorded", "The commit's time is not the one that the log signed.")
-        return None
+            raise _Damaged("recorded", "The commit's time is not the one that the log signed.")
 
     def _check_statement(self, row: _Row) -> None:
         leaf = row.leaf
@@ -218,22 +248,53 @@ class Auditor:
         except Refused as error:
             raise _Damaged("signature", error.refusals[0].sentence) from error
 
+    def _check_erasing(self, leaf: Leaf, erasing: _Erasing) -> None:
+        """Both statements are those on record, name this entry, and say what the row beside it says."""
+        statements, people = [], []
+        try:
+            for half, data in erasing.halves:
+                statement = read(data, Erasure)
+                at = min(statement.issued_at * 1000, half.log_time)
+                people.append(person_of(statement, self._verifier(), at=at, grace=True))
+                statements.append(statement)
+            erasure.check_two(statements, people)
+        except Refused as error:
+            sentence = f"What was recorded is not there: {error.refusals[0].sentence}"
+            raise _Damaged("missing", sentence) from error
+        erased, body = erasing.erased, statements[0].body
+        signed = (body.what, body.reason, body.reference or "", tuple(one.id for one in people))
+        if (
+            leaf.digest not in body.records
+            or [one.digest for one in statements] != [half.digest for half, _ in erasing.halves]
+            or signed != (erased.what, erased.reason, erased.reference, erased.people)
+            or erased.time != erasing.halves[1][0].log_time
+        ):
+            raise _Damaged(
+                "missing", "What was recorded is not there, and those named had no such thing erased."
+            )
 
-def _outcome(work: Callable[[Connection], None], connection: Connection) -> Exception | None:
-    """What damage a check finds; storage that does not answer is none and is raised."""
+
+def _outcome(work: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> Exception | None:
+    """What damage a check finds; what the database says is raised, as is that storage does not answer."""
     try:
-        work(connection)
+        work(*args, **kwargs)
     except (_Damaged, LookupError) as damage:
         return damage
+    except DATABASE_ERRORS:
+        raise
     except Refused as error:
         if error.reason is Reason.STORAGE_UNAVAILABLE:
             raise
         return _Damaged("unreadable", error.refusals[0].sentence)
-    except DATABASE_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a rewritten row makes a check raise is what is wrong with it
-        return _Damaged("unreadable", f"What is stored cannot be read ({type(error).__name__}).")
+    except Exception as error:  # noqa: BLE001 - a rewritten row may hold anything; what reads it was written for its type
+        return _unreadable(error)
     return None
+
+
+def _unreadable(error: Exception) -> _Damaged:
+    return _Damaged(
+        "unreadable", f"What is stored there is nothing that the log writes ({type(error).__name__})."
+    )
 
 
 _ENTRIES = (
@@ -246,10 +307,10 @@ _LINK = (
     .join(ENTRY, ENTRY.c.idx == SUBJECT_RECORD.c.idx)
     .where(SUBJECT_RECORD.c.subject == bindparam("subject"), SUBJECT_RECORD.c.number == bindparam("number"))
 )
-_ERASURE = (
-    select(ENTRY.c.digest, STATEMENT.c.data)
+_HALF = (
+    select(ENTRY.c.leaf, STATEMENT.c.data)
     .join(STATEMENT, STATEMENT.c.idx == ENTRY.c.idx)
-    .where(ENTRY.c.idx == bindparam("index"), ENTRY.c.kind == literal_column("'erasure'"))
+    .where(ENTRY.c.idx == bindparam("idx"))
 )
 _sql = cache(compiled)
 Chains = Callable[[bytes], tuple[bytes, ...]]
@@ -263,32 +324,28 @@ def _load(connection: Connection, first: int, end: int) -> _Step:
     chains = cache(partial(store.load_chain, connection))
     rows: list[_Row | Exception] = []
     for index in range(first, end):
-        row: list[_Row] = []
-        one = partial(_read_row, index=index, found=found, leaves=leaves, chains=chains, made=row)
-        rows.append(_outcome(one, connection) or row[0])
-    commits: dict[int, _Commit | Exception] = {}
-    all_of_them = partial(_commits, first=first, end=end, leaves=leaves, chains=chains, made=commits)
-    damage = _outcome(all_of_them, connection)
-    return _Step(rows, commits if damage is None else {**commits, first: damage})
+        made: list[_Row] = []
+        damage = _outcome(_entry, connection, index, found=found, leaves=leaves, chains=chains, made=made)
+        rows.append(damage or made[0])
+    return _Step(rows, _commits(connection, first, end, leaves, chains))
 
 
-def _read_row(
+def _entry(
     connection: Connection,
-    *,
     index: int,
+    *,
     found: Mapping[int, Any],
     leaves: dict[int, Leaf],
     chains: Chains,
     made: list[_Row],
 ) -> None:
-    """One entry, held against all that is stored beside it."""
-    _read_leaf(found, leaves, index)
-    leaf, statement = leaves[index], found[index][4] or b""
-    _check_beside(connection, index=index, leaf=leaf, statement=statement)
-    made.append(_Row(leaf, cose.with_chain(statement, chains(leaf.signer)) if statement else b""))
+    leaf = leaves[index] = _read_leaf(found, index)
+    data = found[index][4] or b""
+    erasing = _check_beside(connection, index=index, leaf=leaf, statement_gone=not data, chains=chains)
+    made.append(_Row(leaf, cose.with_chain(data, chains(leaf.signer)) if data else b"", erasing))
 
 
-def _read_leaf(found: Mapping[int, Any], leaves: dict[int, Leaf], index: int) -> None:
+def _read_leaf(found: Mapping[int, Any], index: int) -> Leaf:
     """Read a leaf, and hold the columns beside it against it."""
     if index not in found:
         raise LookupError(f"the log lacks the entry {index}")
@@ -296,44 +353,36 @@ def _read_leaf(found: Mapping[int, Any], leaves: dict[int, Leaf], index: int) ->
     leaf = decode_leaf(data)
     if digest != leaf.digest or kind != leaf.kind:
         raise _Damaged("leaf", "The columns beside the leaf say something else than the leaf.")
-    leaves[index] = leaf
+    return leaf
 
 
-def _check_beside(connection: Connection, *, index: int, leaf: Leaf, statement: bytes) -> None:
-    """Bodies, erasure, and the places among the subjects' records."""
+def _check_beside(
+    connection: Connection, *, index: int, leaf: Leaf, statement_gone: bool, chains: Chains
+) -> _Erasing | None:
+    """Bodies, and the places among the subjects' records; answers by what erasure something of it is gone."""
     kept = {sha256(body) for body in store.load_bodies(connection, leaf.bodies)}
     if not kept <= set(leaf.bodies):
         raise _Damaged("body", "A body is another than the one that was recorded.")
-    if len(kept) < len(leaf.bodies) or not statement:
-        _check_erased(connection, index, leaf.digest, statement_gone=not statement)
     for link in leaf.subjects:
         _check_link(connection, index, link)
+    if len(kept) == len(set(leaf.bodies)) and not statement_gone:
+        return None
+    return _load_erasing(connection, index, statement_gone=statement_gone, chains=chains)
 
 
-def _check_erased(connection: Connection, index: int, digest: bytes, *, statement_gone: bool) -> None:
-    """Something is not there: two people must have had this very record erased, on record.
-
-    That they signed it is checked where these two records are audited themselves.
-    """
+def _load_erasing(connection: Connection, index: int, *, statement_gone: bool, chains: Chains) -> _Erasing:
+    """Something is not there: two people must have had it erased, on record."""
     erased = load_erased(connection, index)
     if erased is None or (statement_gone and erased.what is not ErasureWhat.STATEMENTS):
         raise _Damaged("missing", "What was recorded is not there, and nobody had it erased.")
-    said = [_erasure_at(connection, place) for place in erased.records]
-    named = all(
-        one is not None and one.body.what is erased.what and digest in one.body.records for one in said
-    )
-    people = {f"{Kind.PERSON}/{person}" for person in erased.people}
-    if not named or {one.issuer for one in said if one is not None} != people or len(people) != len(said):
-        raise _Damaged("missing", "What was recorded is not there, and its erasure is not on record.")
-
-
-def _erasure_at(connection: Connection, index: int) -> Statement[Erasure] | None:
-    """What a person signed to have records erased, as the log recorded it there."""
-    row = run(connection, _sql(_ERASURE, connection.dialect), (index,)).fetchone()
-    if row is None:
-        return None
-    statement = read(row[1], Erasure)
-    return statement if statement.digest == row[0] else None
+    halves = []
+    for at in erased.records:
+        row = run(connection, _sql(_HALF, connection.dialect), (at,)).fetchone()
+        if row is None:
+            raise _Damaged("missing", "What was recorded is not there, and its erasure is not on record.")
+        leaf = decode_leaf(row[0])
+        halves.append((leaf, cose.with_chain(row[1], chains(leaf.signer))))
+    return _Erasing(erased, tuple(halves))
 
 
 def _check_link(connection: Connection, index: int, link: SubjectLink) -> None:
@@ -351,14 +400,8 @@ def _check_link(connection: Connection, index: int, link: SubjectLink) -> None:
 
 
 def _commits(
-    connection: Connection,
-    *,
-    first: int,
-    end: int,
-    leaves: Mapping[int, Leaf],
-    chains: Chains,
-    made: dict[int, _Commit | Exception],
-) -> None:
+    connection: Connection, first: int, end: int, leaves: Mapping[int, Leaf], chains: Chains
+) -> dict[int, _Commit | Exception]:
     """The commits that begin among these entries; and that every entry belongs to one, whose time it has."""
     query = select(GROUP_COMMIT).where(GROUP_COMMIT.c.first < end).order_by(GROUP_COMMIT.c.first.desc())
     found = []
@@ -366,22 +409,24 @@ def _commits(
         found.append(row)
         if row.first <= first:
             break
+    commits: dict[int, _Commit | Exception] = {}
     for row in reversed(found):
         begin = max(row.first, first)
-        whole: list[_Commit] = []
+        made: list[_Commit] = []
         damage = None
         if row.first >= first:
-            damage = _outcome(partial(_commit, row=row, chains=chains, made=whole), connection)
+            damage = _outcome(_commit, connection, row=row, chains=chains, made=made)
         times = {leaves[at].log_time for at in range(begin, min(row.first + row.items, end)) if at in leaves}
         if damage is None and times - {row.log_time}:
             damage = _Damaged("recorded", "A leaf's time is not that of its commit.")
         if damage is not None:
-            made[begin] = damage
-        elif whole:
-            made[begin] = whole[0]
+            commits[begin] = damage
+        elif made:
+            commits[begin] = made[0]
     covered = {at for row in found for at in range(max(first, row.first), min(end, row.first + row.items))}
     for index in set(range(first, end)) - covered:
-        made[index] = LookupError(f"no commit holds the entry {index}")
+        commits[index] = LookupError(f"no commit holds the entry {index}")
+    return commits
 
 
 def _commit(connection: Connection, *, row: Any, chains: Chains, made: list[_Commit]) -> None:

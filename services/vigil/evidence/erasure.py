@@ -50,6 +50,18 @@ def check_pair(
             lifted_by="a call by one of the two",
             who="the signers",
         )
+    check_two(statements, people)
+    if any(abs(now - one.issued_at * 1000) > MAX_AGE_MS for one in statements):
+        raise refused(
+            Reason.INTENT_EXPIRED,
+            "One of the two statements was not signed within a day.",
+            lifted_by="a statement signed now",
+            who="its signer",
+        )
+
+
+def check_two(statements: Sequence[Statement[Erasure]], people: Sequence[Identity]) -> None:
+    """Two administrators, the same body. Raises APPROVER_NOT_DISTINCT, ROLE_NOT_PERMITTED, NOT_IN_TARGET."""
     if len({person.id for person in people}) != 2:
         raise refused(
             Reason.APPROVER_NOT_DISTINCT,
@@ -70,13 +82,6 @@ def check_pair(
             "The two statements do not say the same.",
             lifted_by="two statements with one body",
             who="the signers",
-        )
-    if any(abs(now - one.issued_at * 1000) > MAX_AGE_MS for one in statements):
-        raise refused(
-            Reason.INTENT_EXPIRED,
-            "One of the two statements was not signed within a day.",
-            lifted_by="a statement signed now",
-            who="its signer",
         )
 
 

@@ -72,7 +72,26 @@ async def test_a_whole_log_passes_and_the_progress_is_told(audited: Audited) -> 
     assert audited.gauge("vigil_evidence_audit_checked") == SIZE
 
 
+UNREADABLE = {
+    "a statement of one byte": ("UPDATE statement SET data = x'00' WHERE idx = 7", 7),
+    "a statement of text": ("UPDATE statement SET data = 'text' WHERE idx = 7", 7),
+    "a statement of no text": ("UPDATE statement SET data = CAST(x'ff' AS TEXT) WHERE idx = 7", 7),
+    "a leaf of text": ("UPDATE entry SET leaf = 'text' WHERE idx = 7", 7),
+    "a leaf of no text": ("UPDATE entry SET leaf = CAST(x'ff' AS TEXT) WHERE idx = 7", 7),
+    "a body of text": ("UPDATE body SET data = 'text'", 0),
+    "a chain of one byte": ("UPDATE certificate SET chain = x'00'", 7),
+    "a commit of text": ("UPDATE group_commit SET recorded = 'text' WHERE first = 0", 0),
+    "a commit of so many": ("UPDATE group_commit SET items = 'many' WHERE first = 0", 0),
+    "a node of text": ("UPDATE node SET hash = 'text' WHERE level = 9 AND position = 0", -1),
+    "an erasure of something": (
+        """DELETE FROM statement WHERE idx = 7;
+        INSERT INTO erased VALUES (7, 'everything', 'request', '', 1, 'p-one', 'p-two', 8, 9)""",
+        7,
+    ),
+}
+"""What the code that reads it was not written for; and where that is found."""
 CHANGES = {
+    **{change: (script, "unreadable") for change, (script, _) in UNREADABLE.items()},
     "a statement of another": (
         "UPDATE statement SET data = (SELECT data FROM statement WHERE idx = 8) WHERE idx = 7",
         "statement",
@@ -95,16 +114,7 @@ CHANGES = {
     "an entry is gone": ("DELETE FROM entry WHERE idx = 7", "missing"),
     "a node": ("UPDATE node SET hash = zeroblob(32) WHERE level = 3 AND position = 5", "tree"),
     "a node above a tile": ("UPDATE node SET hash = zeroblob(32) WHERE level = 9 AND position = 0", "tree"),
-    "a statement that is none": ("UPDATE statement SET data = x'00' WHERE idx = 7", "unreadable"),
-    "a statement that is text": ("UPDATE statement SET data = 'text' WHERE idx = 7", "unreadable"),
-    "a leaf that is text": ("UPDATE entry SET leaf = 'text' WHERE idx = 7", "unreadable"),
-    "a chain that is none": ("UPDATE certificate SET chain = x'00'", "unreadable"),
-    "an erasure of another kind": (
-        """DELETE FROM statement WHERE idx = 7;
-        INSERT INTO erased VALUES (7, 'whatever', 'request', '', 0, 'p-one', 'p-two', 1, 2)""",
-        "unreadable",
-    ),
-    "a commit of no number": ("UPDATE group_commit SET items = 'many' WHERE first = 0", "unreadable"),
+    "a chain of another": ("UPDATE certificate SET chain = x'814100'", "statement"),
     "what was promised": (
         """UPDATE group_commit SET recorded = (SELECT recorded FROM group_commit ORDER BY first DESC LIMIT 1)
         WHERE first = 0""",
@@ -131,7 +141,24 @@ async def test_what_was_rewritten_is_found_said_and_forgotten_when_it_is_mended(
     assert audited.gauge("vigil_evidence_damaged") == len(audited.auditor.progress.findings)
     # It goes on recording.
     await audited.log.sequencer.append(submission(audited.world.writer().hold(DEVICE)))
-    tables = ("entry", "statement", "body", "subject_record", "node", "group_commit", "certificate", "erased")
+    tables = ("entry", "statement", "body", "certificate", "subject_record", "node", "group_commit", "erased")
     copied = "".join(f"DELETE FROM {one}; INSERT INTO {one} SELECT * FROM was.{one};" for one in tables)
     audited.execute(f"ATTACH '{before}' AS was; BEGIN; {copied} COMMIT; DETACH was")
     assert await audited.findings() == []
+
+
+@pytest.mark.holds("insider-evidence")
+@pytest.mark.parametrize("change", UNREADABLE)
+async def test_what_cannot_be_read_hides_nothing_else(
+    audited: Audited, change: str, injected: object
+) -> None:
+    script, where = UNREADABLE[change]
+    assert isinstance(audited.world.place, SqlitePlace)
+    audited.execute(script)
+    audited.execute("DELETE FROM statement WHERE idx = 301")
+    await audited.findings()
+    injected(2)  # type: ignore[operator]
+    findings = audited.auditor.progress.findings
+    assert {where, 301} <= findings.keys()
+    assert findings[301].what == "missing"
+    assert audited.auditor.progress.passes == 1

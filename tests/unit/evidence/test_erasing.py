@@ -96,6 +96,16 @@ class Office:
         await self.log.sequencer.append(submission(statement, bodies=[SECRET]))
         return statement
 
+    def auditor(self) -> Auditor:
+        return Auditor(
+            database=self.log.database,
+            verifier=lambda: self.world.verifier,
+            rate=1e9,
+            clock=self.world.clock,
+            entropy=os.urandom,
+            metrics=AuditMetrics(CollectorRegistry()),
+        )
+
     async def entry(self, index: int) -> store.StoredEntry:
         found = await self.log.database.read(
             lambda connection: store.load_entry(connection, index, store.CommitReader(connection))
@@ -379,30 +389,47 @@ async def test_the_auditor_knows_what_two_people_erased_from_what_somebody_delet
     world.clock.advance(120)
     await office.erase(first.digest)
     await office.log.checkpointer.sign()
-    auditor = Auditor(
-        database=office.log.database,
-        verifier=lambda: world.verifier,
-        rate=1e9,
-        clock=world.clock,
-        entropy=os.urandom,
-        metrics=AuditMetrics(CollectorRegistry()),
-    )
-    await auditor._pass()
-    assert auditor.progress.shown() == []
+    auditor = office.auditor()
+    assert await found_by(auditor) == []
     world.place.execute("DELETE FROM statement WHERE idx = 1")
+    assert await found_by(auditor) == [(1, "missing")]
+    # A row that says that it was erased is not enough: there is no such erasure, or it is another record's.
+    for records in ("0, 1", "first_idx, second_idx"):
+        world.place.execute(
+            "DELETE FROM erased WHERE idx = 1; INSERT INTO erased SELECT 1, what, reason, reference, time, "
+            f"first_person, second_person, {records} FROM erased"
+        )
+        assert await found_by(auditor) == [(1, "missing")]
+
+
+CHANGED_ROWS = {
+    "more than they signed": "what = 'statements'",
+    "for another reason": "reason = 'order'",
+    "in another case": "reference = 'case-8'",
+    "at another time": "time = time - 1",
+    "by somebody else": "second_person = 'p-three'",
+    "each for the other": "first_person = second_person, second_person = first_person",
+    "one of them twice": "second_idx = first_idx, second_person = first_person",
+}
+
+
+@pytest.mark.holds("insider-evidence")
+@pytest.mark.parametrize("change", CHANGED_ROWS.values(), ids=CHANGED_ROWS)
+async def test_the_auditor_holds_the_row_of_an_erasure_against_what_two_people_signed(
+    world: World, office: Office, change: str, injected: object
+) -> None:
+    statement = await office.intent()
+    world.clock.advance(120)
+    await office.erase(statement.digest, what=ErasureWhat.BODIES)
+    await office.log.checkpointer.sign()
+    auditor = office.auditor()
+    assert await found_by(auditor) == []
+    world.place.execute(f"UPDATE erased SET {change}")
+    injected(1)  # type: ignore[operator]
+    assert await found_by(auditor) == [(0, "missing")]
+
+
+async def found_by(auditor: Auditor) -> list[tuple[int, str]]:
+    """What one pass finds, and where."""
     await auditor._pass()
-    assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
-    # A row that says that it was erased is not enough: there is no such erasure.
-    world.place.execute(
-        "INSERT INTO erased SELECT 1, what, reason, reference, time, first_person, second_person, 0, 1 FROM erased"
-    )
-    await auditor._pass()
-    assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
-    # Nor is a genuine erasure, of another record.
-    world.place.execute("DELETE FROM erased WHERE idx = 1")
-    world.place.execute(
-        "INSERT INTO erased SELECT 1, what, reason, reference, time, first_person, second_person, first_idx, "
-        "second_idx FROM erased"
-    )
-    await auditor._pass()
-    assert [(one.index, one.what) for one in auditor.progress.shown()] == [(1, "missing")]
+    return [(one.index, one.what) for one in auditor.progress.shown()]
