@@ -111,10 +111,12 @@ class Erasing:
                 )
             )
             overwrite_deleted(connection)
+            # Of what was erased before, as much or more, the earlier erasure tells.
+            left = [one for one in targets if one.erased is None or not one.erased.covers(body.what)]
             if body.what is ErasureWhat.STATEMENTS:
-                for one in targets:
+                for one in left:
                     _unindex(connection, one.index)
-            erase(connection, [(one.index, one.bodies) for one in targets], made[-1])
+            erase(connection, [(one.index, one.bodies) for one in left], made[-1])
 
         second = self._submission(statements[1], targets, owner, effect)
         await self._sequencer.append(second)

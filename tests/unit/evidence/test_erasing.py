@@ -402,6 +402,18 @@ async def test_the_auditor_knows_what_two_people_erased_from_what_somebody_delet
         assert await found_by(auditor) == [(1, "missing")]
 
 
+async def test_what_was_erased_whole_stays_so_when_its_bodies_are_erased_with_others(
+    world: World, office: Office
+) -> None:
+    first, second = await office.intent(), await office.intent()
+    world.clock.advance(120)
+    await office.erase(first.digest)
+    await office.erase(first.digest, second.digest, what=ErasureWhat.BODIES)
+    assert world.place.rows("SELECT idx, what FROM erased ORDER BY idx") == [(0, "statements"), (1, "bodies")]
+    await office.log.checkpointer.sign()
+    assert await found_by(office.auditor()) == []
+
+
 CHANGED_ROWS = {
     "more than they signed": "what = 'statements'",
     "for another reason": "reason = 'order'",
