@@ -161,7 +161,8 @@ async def find_entry(session: Session, name: str) -> pb.Entry:
     else:
         raise UsageError(f"{name!r} is neither an index nor a digest of 64 hexadecimal digits")
     entry = await session.call("evidence", session.evidence.GetEntry, request)
-    if request.digest != decode_leaf(entry.leaf).digest if request.digest else request.index != entry.index:
+    shown = decode_leaf(entry.leaf).digest if request.digest else entry.index
+    if shown != (request.digest or request.index):
         raise answers_another(f"record {name}")
     return entry
 

@@ -65,8 +65,8 @@ class Finder:
         limit = paging.rows(page_size)
         # What is recorded while somebody turns pages, these very questions among it, is none of the answer.
         size = await self._size()
-        place, end = begun or (None, size)
-        end = min(end, size)
+        place, until = begun or (None, size)
+        end = min(until, size)
         scope = scope_of(reader)
 
         def read(connection: Connection) -> Found:

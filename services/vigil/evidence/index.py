@@ -112,10 +112,8 @@ def read_named(leaf: bytes) -> Named:
         named = Named(kind, log_time, [link[0] for link in links], [*bodies])
     except (ValueError, TypeError, IndexError, KeyError):
         raise malformed("this is not a leaf of the log") from None
-    words = {str, type(kind), *map(type, named.subjects)}
-    if len(words) > 1 or type(log_time) is not int or not 0 <= log_time < 2**63:
-        raise malformed("this is not a leaf of the log")
-    if not all(type(body) is bytes for body in named.bodies):
+    words, digests = {type(kind), *map(type, named.subjects)}, set(map(type, named.bodies))
+    if words != {str} or digests - {bytes} or type(log_time) is not int or not 0 <= log_time < 2**63:
         raise malformed("this is not a leaf of the log")
     return named
 
